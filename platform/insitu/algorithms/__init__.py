@@ -1,0 +1,1 @@
+"""Algorithm packages: manifest, selector, registry."""

@@ -1,0 +1,1 @@
+"""The research PACS: the one write path, blobs, index, completeness, retrieval, integrity."""

@@ -1,0 +1,1 @@
+"""What they did: append-only, hash-chained."""

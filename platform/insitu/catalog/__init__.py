@@ -1,0 +1,1 @@
+"""Metadata search over series."""

@@ -1,0 +1,307 @@
+-- Times are timestamptz in UTC. Projects are keyed by their name. UIDs are text without padding.
+
+-- projects and identity ------------------------------------------------------
+
+CREATE TABLE project (
+    name        text PRIMARY KEY CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+    title       text NOT NULL DEFAULT '',
+    created_at  timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE account (
+    id             uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    name           text NOT NULL UNIQUE CHECK (name ~ '^[A-Za-z0-9._@-]{1,64}$'),
+    password_hash  text NOT NULL,                       -- argon2id
+    site_admin     boolean NOT NULL DEFAULT false,
+    disabled       boolean NOT NULL DEFAULT false,
+    failed_logins  integer NOT NULL DEFAULT 0,
+    locked_until   timestamptz,
+    created_at     timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE membership (
+    account  uuid NOT NULL REFERENCES account ON DELETE CASCADE,
+    project  text NOT NULL REFERENCES project,
+    role     text NOT NULL CHECK (role IN ('reader', 'reviewer', 'researcher', 'lead')),
+    PRIMARY KEY (account, project)
+);
+
+CREATE TABLE session (                                   -- of a browser
+    token_hash  bytea PRIMARY KEY,                       -- SHA-256 of the cookie's value
+    account     uuid NOT NULL REFERENCES account ON DELETE CASCADE,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    expires_at  timestamptz NOT NULL
+);
+
+CREATE TABLE api_token (
+    id          uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    name        text NOT NULL,
+    token_hash  bytea NOT NULL UNIQUE,
+    account     uuid NOT NULL REFERENCES account ON DELETE CASCADE,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    expires_at  timestamptz,
+    last_used   timestamptz,
+    UNIQUE (account, name)
+);
+
+-- audit: rows are appended, then sealed into a hash chain by one sealer ---------
+
+CREATE TABLE audit_event (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    actor     text NOT NULL,                             -- account name, token, system process
+    action    text NOT NULL,                             -- login, view, export, run, rule-change, ...
+    kind      text NOT NULL DEFAULT '',                  -- kind of resource: study, series, run, account, ...
+    resource  text NOT NULL DEFAULT '',                  -- its identifier (UID, name), never a patient's name
+    project   text,
+    outcome   text NOT NULL DEFAULT 'success' CHECK (outcome IN ('success', 'refused', 'failure')),
+    detail    jsonb NOT NULL DEFAULT '{}'
+);
+
+CREATE TABLE audit_seal (
+    sequence  bigint PRIMARY KEY,                        -- 1, 2, 3, ... without gaps
+    event     bigint NOT NULL UNIQUE REFERENCES audit_event,
+    hash      bytea NOT NULL                             -- SHA-256(previous hash || canonical event)
+);
+
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'insufficient_privilege';
+END $$;
+CREATE TRIGGER audit_event_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_event
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER audit_seal_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_seal
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- archive ------------------------------------------------------------------------
+
+CREATE TABLE receipt (                                   -- one per association or request that stores; also a durable blob
+    id          uuid PRIMARY KEY,
+    arrived_at  timestamptz NOT NULL,
+    channel     text NOT NULL CHECK (channel IN ('dimse', 'stow', 'import', 'result')),
+    calling_ae  text,
+    called_ae   text,
+    peer        text,                                    -- address
+    principal   text,                                    -- who, for channels with a login
+    project     text,                                    -- initial project, where the channel names one
+    execution   text                                     -- execution whose results these are
+);
+
+CREATE TABLE association (                               -- an open receipt, leased by the process that holds it
+    receipt       uuid PRIMARY KEY REFERENCES receipt,
+    leased_until  timestamptz NOT NULL,
+    closed_at     timestamptz
+);
+CREATE INDEX association_open ON association (leased_until) WHERE closed_at IS NULL;
+
+CREATE TABLE study (
+    id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    study_instance_uid  text NOT NULL UNIQUE,
+    patient_id          text NOT NULL DEFAULT '',
+    attributes          jsonb NOT NULL DEFAULT '{}',     -- DICOM JSON of patient and study level, from the first object
+    created_at          timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX study_patient ON study (patient_id);
+
+CREATE TABLE series (
+    id                   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    series_instance_uid  text NOT NULL UNIQUE,
+    study                bigint NOT NULL REFERENCES study,
+    modality             text NOT NULL DEFAULT '',
+    attributes           jsonb NOT NULL DEFAULT '{}',    -- DICOM JSON of series level, from the first object
+    created_at           timestamptz NOT NULL DEFAULT now(),
+    -- the following are kept by the dispatcher, never on the path to "success"
+    state                text NOT NULL DEFAULT 'receiving' CHECK (state IN ('receiving', 'complete')),
+    revision             integer NOT NULL DEFAULT 0,     -- number of completions
+    last_received_at     timestamptz,
+    complete_after       timestamptz,                    -- deadline, moved by every new object
+    execution            text,                           -- the execution that made it, for results
+    superseded_by        text                            -- execution that replaced the one that made it
+);
+CREATE INDEX series_study ON series (study);
+CREATE INDEX series_open ON series (complete_after) WHERE state = 'receiving';
+
+CREATE TABLE series_project (                            -- a series belongs to projects by link, it is shared, not owned
+    series    bigint NOT NULL REFERENCES series ON DELETE CASCADE,
+    project   text NOT NULL REFERENCES project,
+    added_at  timestamptz NOT NULL DEFAULT now(),
+    added_by  text NOT NULL DEFAULT '',
+    PRIMARY KEY (series, project)
+);
+CREATE INDEX series_project_by_project ON series_project (project, series);
+
+CREATE TABLE instance (                                  -- narrow: one row per object
+    id                   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    sop_instance_uid     text NOT NULL UNIQUE,
+    series               bigint NOT NULL REFERENCES series,
+    sop_class_uid        text NOT NULL,
+    transfer_syntax_uid  text NOT NULL,
+    digest               bytea NOT NULL,                 -- SHA-256 of the data set after the file meta information
+    blob_key             text NOT NULL UNIQUE,
+    size                 bigint NOT NULL,                -- bytes of the file
+    dataset_offset       integer NOT NULL,               -- byte at which the data set starts in the file
+    receipt              uuid NOT NULL REFERENCES receipt,
+    received_at          timestamptz NOT NULL DEFAULT now(),
+    instance_number      integer,
+    image_rows           integer,
+    image_columns        integer,
+    number_of_frames     integer
+);
+CREATE INDEX instance_series ON instance (series);
+
+CREATE TABLE instance_metadata (                         -- full DICOM JSON without bulk data; derived, made per series by the dispatcher
+    instance  bigint PRIMARY KEY REFERENCES instance ON DELETE CASCADE,
+    body      jsonb NOT NULL
+);
+
+CREATE TABLE series_event (                              -- the outbox: "series dirty", appended in the store transaction
+    id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    series   bigint NOT NULL,
+    receipt  uuid NOT NULL
+);
+
+CREATE TABLE series_source (                             -- which receipts brought objects of a series; kept by the dispatcher
+    series   bigint NOT NULL REFERENCES series ON DELETE CASCADE,
+    receipt  uuid NOT NULL REFERENCES receipt,
+    PRIMARY KEY (series, receipt)
+);
+
+CREATE TABLE series_revision (
+    series          bigint NOT NULL REFERENCES series ON DELETE CASCADE,
+    revision        integer NOT NULL,
+    completed_at    timestamptz NOT NULL DEFAULT now(),
+    instances       integer NOT NULL,
+    bytes           bigint NOT NULL,
+    content_digest  bytea NOT NULL,                      -- SHA-256 over the sorted (SOP Instance UID, digest)
+    PRIMARY KEY (series, revision)
+);
+
+CREATE TABLE conflict (                                  -- another object under a known SOP Instance UID, kept for a person
+    id                   uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    sop_instance_uid     text NOT NULL,
+    digest               bytea NOT NULL,
+    transfer_syntax_uid  text NOT NULL,
+    blob_key             text NOT NULL UNIQUE,
+    receipt              uuid NOT NULL REFERENCES receipt,
+    at                   timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (sop_instance_uid, digest, transfer_syntax_uid)
+);
+
+CREATE TABLE quarantine (                                -- what could not be archived, kept for a person
+    id        uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    reason    text NOT NULL,                             -- what, which value, why
+    blob_key  text NOT NULL UNIQUE,
+    size      bigint NOT NULL,
+    receipt   uuid NOT NULL REFERENCES receipt,
+    at        timestamptz NOT NULL DEFAULT now()
+);
+
+-- routing --------------------------------------------------------------------------
+
+CREATE TABLE rule_set (
+    version     integer PRIMARY KEY,                     -- 1, 2, 3, ...; the highest is in force
+    body        jsonb NOT NULL,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    created_by  text NOT NULL
+);
+
+CREATE TABLE routing_decision (
+    series     bigint NOT NULL REFERENCES series ON DELETE CASCADE,
+    revision   integer NOT NULL,
+    rule_set   integer REFERENCES rule_set,
+    body       jsonb NOT NULL,                           -- decision with its trace
+    at         timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (series, revision)
+);
+
+CREATE TABLE dataset (                                   -- collection that rules add series to; versions come with issue "datasets"
+    project  text NOT NULL REFERENCES project,
+    name     text NOT NULL,
+    PRIMARY KEY (project, name)
+);
+
+CREATE TABLE dataset_series (
+    project   text NOT NULL,
+    dataset   text NOT NULL,
+    series    bigint NOT NULL REFERENCES series ON DELETE CASCADE,
+    added_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (project, dataset, series),
+    FOREIGN KEY (project, dataset) REFERENCES dataset (project, name)
+);
+
+-- algorithms and runs --------------------------------------------------------------
+
+CREATE TABLE algorithm (
+    digest        text PRIMARY KEY,                      -- sha256:... of the package
+    name          text NOT NULL,
+    version       text NOT NULL,
+    manifest      jsonb NOT NULL,
+    location      text NOT NULL,                         -- folder of the installed package
+    trusted       boolean NOT NULL DEFAULT false,        -- shipped with the platform
+    enabled       boolean NOT NULL DEFAULT true,
+    installed_at  timestamptz NOT NULL DEFAULT now(),
+    installed_by  text NOT NULL,
+    UNIQUE (name, version)
+);
+
+CREATE TABLE run (
+    identity         text PRIMARY KEY,                   -- SHA-256, hexadecimal, over what follows
+    project          text NOT NULL REFERENCES project,
+    algorithm        text NOT NULL REFERENCES algorithm (digest),
+    publish_version  text NOT NULL,
+    inputs           jsonb NOT NULL,                     -- [{series_instance_uid, revision, content_digest}]
+    parameters       jsonb NOT NULL,
+    created_at       timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE execution (
+    id            text PRIMARY KEY,                      -- first 20 hexadecimal digits of the identity, "-", number
+    run           text NOT NULL REFERENCES run,
+    number        integer NOT NULL,
+    state         text NOT NULL DEFAULT 'requested'
+                  CHECK (state IN ('requested', 'submitted', 'running', 'succeeded', 'failed', 'cancelled')),
+    requested_by  text NOT NULL,
+    rule          text,                                  -- name of the rule that asked for it
+    depth         integer NOT NULL DEFAULT 1,            -- position in a chain of runs
+    requested_at  timestamptz NOT NULL DEFAULT now(),
+    admitted_at   timestamptz,
+    finished_at   timestamptz,
+    heartbeat_at  timestamptz,
+    failure       text,                                  -- kind of failure, see insitu.runs.outcomes
+    reason        text,                                  -- one sentence for a person
+    cancel_asked  boolean NOT NULL DEFAULT false,
+    UNIQUE (run, number)
+);
+CREATE INDEX execution_active ON execution (state, requested_at) WHERE state IN ('requested', 'submitted', 'running');
+
+CREATE TABLE execution_event (                           -- history; stage names are those of the waterfall
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    execution  text NOT NULL REFERENCES execution,
+    stage      text NOT NULL,
+    at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    detail     jsonb NOT NULL DEFAULT '{}'
+);
+CREATE INDEX execution_event_of ON execution_event (execution, id);
+
+CREATE TABLE execution_token (                           -- valid for one execution and one step
+    token_hash  bytea PRIMARY KEY,
+    execution   text NOT NULL REFERENCES execution,
+    step        text NOT NULL CHECK (step IN ('fetch', 'publish')),
+    expires_at  timestamptz NOT NULL
+);
+
+CREATE TABLE execution_result (
+    execution            text NOT NULL REFERENCES execution,
+    sop_instance_uid     text NOT NULL,
+    series_instance_uid  text NOT NULL,
+    kind                 text NOT NULL CHECK (kind IN ('SEG', 'SR', 'PDF', 'other')),
+    summary              jsonb NOT NULL DEFAULT '{}',    -- segments and measurements, without patient data
+    PRIMARY KEY (execution, sop_instance_uid)
+);
+
+CREATE TABLE execution_log (
+    execution  text NOT NULL REFERENCES execution,
+    step       text NOT NULL,
+    text       text NOT NULL,
+    PRIMARY KEY (execution, step)
+);

@@ -1,0 +1,1 @@
+"""Runs: identity, executions, states, admission, reconciliation."""

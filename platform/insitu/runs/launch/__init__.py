@@ -1,0 +1,1 @@
+"""Launchers: where the steps of an execution are carried out."""

@@ -1,0 +1,1 @@
+"""The steps fetch and publish around an algorithm."""

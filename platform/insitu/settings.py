@@ -1,0 +1,174 @@
+"""Settings of an installation: `INSITU_*` variables over `insitu.yaml` in the home folder. Unknown keys are an error."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from insitu.errors import Invalid
+
+PREFIX = "INSITU_"
+SOCKET_PATH_LIMIT = 100  # bytes; sockaddr_un holds 108 with the file name
+
+
+def default_home() -> Path:
+    """`~/.insitu`; as root `/var/lib/insitu`, because PostgreSQL's user cannot search root's home."""
+    return Path("/var/lib/insitu") if os.geteuid() == 0 else Path.home() / ".insitu"
+
+
+def _host_port(value: str) -> str:
+    host, separator, port = value.rpartition(":")
+    if not separator or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError("expected HOST:PORT, for example 127.0.0.1:8080")
+    return value
+
+
+HostPort = Annotated[str, AfterValidator(_host_port)]
+
+
+class Settings(BaseModel):
+    """All settings, with their defaults. The settings reference is generated from the descriptions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    home: Path = Field(default_factory=default_home, description="Folder that holds everything of this installation.")
+    http: HostPort = Field("127.0.0.1:8080", description="Address of the web pages, the API and DICOMweb.")
+    dicom: HostPort = Field("0.0.0.0:11112", description="Address of the DICOM receiver.")
+    ae_title: str = Field("INSITU", min_length=1, max_length=16, description="AE title of the receiver.")
+    accept_any_called_ae: bool = Field(
+        True, description="Accept every called AE title, so that rules can route by it; otherwise only `ae_title`."
+    )
+    calling_ae_allowed: tuple[str, ...] = Field(
+        (), description="AE titles that may open an association; empty allows all."
+    )
+    peers_allowed: tuple[str, ...] = Field(
+        ("0.0.0.0/0", "::/0"), description="Networks (CIDR) that may open an association."
+    )
+    accept_unknown_sop_classes: bool = Field(False, description="Accept storage SOP classes pydicom does not know.")
+    receiver_processes: int = Field(2, ge=1, le=64, description="Receiver processes that share the DICOM port.")
+    maximum_pdu: int = Field(1_048_576, ge=4096, description="Largest PDU the receiver asks for, in bytes.")
+    idle_timeout: float = Field(60.0, gt=0, description="Seconds without data after which an association is ended.")
+    quiet_time: float = Field(
+        5.0, ge=0, description="Seconds without a new object after which a series counts as complete."
+    )
+    known_uid_policy: str = Field(
+        "keep",
+        pattern="^(keep|refuse)$",
+        description="A different object under a known SOP Instance UID: `keep` the second as a conflict, or `refuse` it.",
+    )
+    default_project: str = Field("inbox", description="Project of series that no rule assigns to one.")
+    runs_at_once: int = Field(2, ge=1, le=256, description="Runs that are carried out at the same time.")
+    chain_depth: int = Field(4, ge=1, le=32, description="How many runs may follow one another by rules on results.")
+    session_hours: float = Field(12.0, gt=0, description="Hours after which a browser session ends.")
+    airflow_http: HostPort = Field("127.0.0.1:8793", description="Loopback address of Airflow's API.")
+    airflow_python: Path | None = Field(
+        None, description="Python of Airflow's virtual environment; by default `.venv-airflow` beside the platform's."
+    )
+    algorithm_log_bytes: int = Field(10_000_000, ge=1000, description="Largest log kept of one algorithm step.")
+    result_bytes: int = Field(4_000_000_000, ge=1, description="Largest total size of the outputs of one run, in bytes.")
+
+    @property
+    def secrets(self) -> Path:
+        """Folder of generated secrets, mode 0700."""
+        return self.home / "secrets"
+
+    @property
+    def blobs(self) -> Path:
+        """Folder of the file blob store."""
+        return self.home / "blobs"
+
+    @property
+    def jobs(self) -> Path:
+        """Folder of the process launcher's jobs."""
+        return self.home / "jobs"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the process logs."""
+        return self.home / "logs"
+
+    @property
+    def environments(self) -> Path:
+        """Folder of the algorithms' virtual environments."""
+        return self.home / "environments"
+
+    @property
+    def database_socket(self) -> Path:
+        """Folder of PostgreSQL's unix socket: `run/` in the home, or a short one in /tmp where that path is too long."""
+        folder = self.home / "run"
+        if len(os.fsencode(folder)) <= SOCKET_PATH_LIMIT - len(".s.PGSQL.5432"):
+            return folder
+        return Path("/tmp") / f"insitu-{hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]}"  # noqa: S108
+
+    @property
+    def http_url(self) -> str:
+        """Base URL of the api as other processes of this machine reach it."""
+        host, _, port = self.http.rpartition(":")
+        return f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{port}"
+
+    def database_dsn(self, role: str, database: str = "insitu") -> str:
+        """Connection string of a role over the unix socket; `INSITU_DATABASE_DSN` overrides it.
+
+        The password is read from `secrets/database-ROLE`, so only those who may read that file can use the role.
+        """
+        override = os.environ.get("INSITU_DATABASE_DSN")
+        if override:
+            return override
+        secret = self.secrets / f"database-{role}"
+        try:
+            password = secret.read_text().strip()
+        except OSError as error:
+            raise Invalid(
+                "The database password cannot be read",
+                value=str(secret),
+                why=str(error.strerror),
+                remedy="Start the platform once with `insitu up` on this home, as the same user",
+            ) from error
+        return f"host={self.database_socket} user=insitu_{role} password={password} dbname={database}"
+
+
+def load(home: Path | None = None, **overrides: Any) -> Settings:
+    """Read the settings: command line (`overrides`) over environment over `insitu.yaml` over defaults.
+
+    Raises
+    ------
+    Invalid
+        A key is unknown or a value does not fit; the message names the key, the value and where it stood.
+    """
+    environment: dict[str, Any] = {}
+    # INSITU_DATABASE_DSN is read by database_dsn; INSITU_TEST_* belong to the tests.
+    skip = {"INSITU_DATABASE_DSN", "INSITU_TOKEN", "INSITU_URL"}
+    for name, text in os.environ.items():
+        if name.startswith(PREFIX) and name not in skip and not name.startswith("INSITU_TEST_"):
+            environment[name[len(PREFIX) :].lower()] = text
+    chosen = home or overrides.get("home") or environment.get("home") or default_home()
+    folder = Path(chosen).expanduser().absolute()
+    values: dict[str, Any] = {}
+    file = folder / "insitu.yaml"
+    if file.is_file():
+        content = yaml.safe_load(file.read_text()) or {}
+        if not isinstance(content, dict):
+            raise Invalid("insitu.yaml must hold `key: value` lines", value=str(file))
+        values.update(content)
+    for key, text in environment.items():
+        field = Settings.model_fields.get(key)
+        is_list = field is not None and "tuple" in str(field.annotation)
+        values[key] = [part.strip() for part in text.split(",") if part.strip()] if is_list else text
+    values.update({key: value for key, value in overrides.items() if value is not None})
+    values["home"] = folder
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise Invalid(
+            f"The setting {key!r} is not usable",
+            value=str(first.get("input")),
+            why=first["msg"],
+            remedy=f"Correct it in {file} or in the variable {PREFIX}{key.upper()}",
+        ) from error

@@ -1,0 +1,1 @@
+"""The processes: api, receiver, dispatcher, supervisor."""

@@ -1,0 +1,1 @@
+"""The HTTP server: DICOMweb, API, run gateway, web pages."""
