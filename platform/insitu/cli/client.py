@@ -1,0 +1,92 @@
+"""The platform's API as the commands use it: base URL, token, and its problem documents as our own errors.
+
+Not here: commands that work on database and blobs directly (archive).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import httpx
+
+from insitu import errors
+from insitu.settings import Settings
+
+ERRORS: dict[int, type[errors.InsituError]] = {
+    kind.status: kind
+    for kind in (
+        errors.Invalid,
+        errors.Unauthenticated,
+        errors.Forbidden,
+        errors.NotFound,
+        errors.Conflict,
+        errors.Unavailable,
+    )
+}
+
+
+class PlatformClient(httpx.Client):
+    """An httpx client that raises our errors: `Unavailable` for no answer, for a problem document what it was made from."""
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """Send a request; see httpx. Raises InsituError for every answer from 400 on."""
+        try:
+            response = super().send(request, **options)
+        except httpx.TransportError as error:
+            raise errors.Unavailable(
+                "The platform does not answer",
+                value=str(self.base_url),
+                why=str(error) or type(error).__name__,
+                remedy="Start it with `insitu up`, or name another address in INSITU_URL",
+            ) from error
+        if response.status_code >= 400:
+            response.read()
+            raise error_of(response)
+        return response
+
+
+def error_of(response: httpx.Response) -> errors.InsituError:
+    """The error a problem document (RFC 9457) was made from; for other bodies one that names the status."""
+    try:
+        document = response.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or "title" not in document:
+        document = {"title": f"The platform answered {response.status_code} {response.reason_phrase}"}
+    kind = ERRORS.get(response.status_code, errors.InsituError)
+    parts = {name: str(document[name]) for name in ("value", "why", "remedy") if document.get(name) is not None}
+    return kind(str(document["title"]), **parts)
+
+
+def token(settings: Settings) -> str:
+    """The bearer token: INSITU_TOKEN, else the admin's of this home.
+
+    Raises
+    ------
+    Unauthenticated
+        There is neither.
+    """
+    given = os.environ.get("INSITU_TOKEN")
+    if given:
+        return given
+    file = settings.secrets / "admin-token"
+    try:
+        return file.read_text().strip()
+    except OSError as error:
+        raise errors.Unauthenticated(
+            "There is no token to log in with",
+            value=str(file),
+            why=str(error.strerror),
+            remedy="Set INSITU_TOKEN to a token, or run as the user who started the platform",
+        ) from error
+
+
+def client(settings: Settings, *, timeout: float = 60.0) -> PlatformClient:
+    """A client of the running platform: INSITU_URL or the settings' address, with `token(settings)`."""
+    return PlatformClient(
+        base_url=os.environ.get("INSITU_URL", settings.http_url),
+        headers={"Authorization": f"Bearer {token(settings)}"},
+        timeout=timeout,
+        trust_env=False,
+    )
