@@ -1,0 +1,36 @@
+"""`python -m insitu_services.dispatcher`: the dispatcher process."""
+
+from __future__ import annotations
+
+import logging
+import signal
+
+from insitu.archive.blobs import FileBlobStore
+from insitu.database import Database
+from insitu.runs.engine import Engine
+from insitu.settings import load
+from insitu_services.logs import log_to_stderr
+
+from .loop import Dispatcher
+
+logger = logging.getLogger("insitu.dispatcher")
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT."""
+    log_to_stderr("dispatcher")
+    settings = load()
+    database = Database(settings.database_dsn("dispatcher"), minimum=1, maximum=4)
+    password = (settings.secrets / "airflow-password").read_text().strip()
+    engine = Engine(f"http://{settings.airflow_http}", "insitu", password)
+    dispatcher = Dispatcher(settings, database, FileBlobStore(settings.blobs), engine)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: dispatcher.stop())
+    logger.info("ready")
+    dispatcher.run()
+    engine.close()
+    database.close()
+
+
+if __name__ == "__main__":
+    main()

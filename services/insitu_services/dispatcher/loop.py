@@ -1,0 +1,168 @@
+"""The dispatcher's loop: dirty series become complete, complete ones are routed, runs are admitted, handed to the engine and settled.
+
+Every step is one transaction, so that a kill at any moment leaves either all of it or nothing. Not here: what a step decides
+(insitu.archive.completeness, insitu.routing, insitu.runs).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+
+import psycopg
+
+from insitu.archive import completeness, metadata
+from insitu.archive.blobs import BlobStore
+from insitu.audit import seal
+from insitu.database import Database
+from insitu.errors import InsituError, Unavailable
+from insitu.events.wake import Listener
+from insitu.routing import apply as routing
+from insitu.runs import admission, requests
+from insitu.runs.engine import Engine
+from insitu.runs.reconcile import reconcile
+from insitu.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LOOK_BY_ITSELF = 1.0  # seconds after which the loop looks without having been woken
+RECONCILE_EVERY = 5.0  # seconds
+SEAL_EVERY = 1.0  # seconds
+POST_AGAIN = 2.0  # seconds after which a run that Airflow did not take is posted again
+
+
+class Dispatcher:
+    """One dispatcher. Several may run on the same database: work is shared by row locks.
+
+    Parameters
+    ----------
+    settings : Settings
+    database : Database
+    blobs : BlobStore
+    engine : Engine
+    """
+
+    def __init__(self, settings: Settings, database: Database, blobs: BlobStore, engine: Engine) -> None:
+        self.settings = settings
+        self.database = database
+        self.blobs = blobs
+        self.engine = engine
+        self._unposted: dict[str, float] = {}
+        self._next: dict[str, float] = {}
+        read, self._stop_writer = os.pipe()
+        self._stop_reader = read
+        self.stopping = False
+
+    def stop(self) -> None:
+        """End the loop after the step at hand; may be called from a signal handler."""
+        self.stopping = True
+        os.write(self._stop_writer, b"x")
+
+    def run(self) -> None:
+        """Work until `stop()`."""
+        self._adopt_unposted()
+        listener: Listener | None = None
+        while not self.stopping:
+            wait = self.turn()
+            try:
+                if listener is None:
+                    listener = Listener(self.database.dsn)
+                listener.wait(wait, also=self._stop_reader)
+            except psycopg.OperationalError:
+                logger.warning("the database does not answer")
+                if listener is not None:
+                    listener.close()
+                listener = None
+                time.sleep(min(1.0, max(0.1, wait)))
+
+    def turn(self) -> float:
+        """Do everything that is due once; seconds until something is due again."""
+        more = self._guarded("absorb", self._absorb)
+        self._guarded("complete", self._complete)
+        self._guarded("admit", self._admit)
+        self._guarded("post", self._post)
+        self._every("seal", SEAL_EVERY, self._seal)
+        self._every("reconcile", RECONCILE_EVERY, self._reconcile)
+        if more:
+            return 0.0
+        return self._guarded("deadline", self._until_deadline) or 0.05
+
+    def _guarded(self, what: str, step: Callable[[], T]) -> T | None:
+        """Run a step; an error is logged and the loop goes on, the step's transaction having been rolled back."""
+        try:
+            return step()
+        except Unavailable as error:
+            logger.warning("%s waits: %s", what, error)
+        except InsituError as error:
+            logger.error("%s failed: %s", what, error)
+        except psycopg.OperationalError:
+            logger.warning("%s waits: the database does not answer", what)
+        except Exception:  # the loop must outlive one bad series
+            logger.exception("%s failed", what)
+        return None
+
+    def _every(self, what: str, seconds: float, step: Callable[[], object]) -> None:
+        now = time.monotonic()
+        if now >= self._next.get(what, 0.0):
+            self._guarded(what, step)
+            self._next[what] = time.monotonic() + seconds
+
+    def _absorb(self) -> int:
+        with self.database.transaction() as connection:
+            return completeness.absorb(connection, self.settings)
+
+    def _complete(self) -> None:
+        """Complete what is due, route it and ask for its runs, in one transaction; then make its metadata."""
+        with self.database.transaction() as connection:
+            due = completeness.complete_due(connection, self.settings)
+            for series in due:
+                try:
+                    with connection.transaction():  # one bad series must not hold up the others
+                        metadata.project_first(connection, self.blobs, series.series_id)
+                        decision = routing.apply(connection, self.settings, series)
+                        requests.for_decision(connection, self.settings, series, decision)
+                except InsituError as error:
+                    logger.error("series %s could not be routed: %s", series.series_instance_uid, error)
+        for series in due:
+            with self.database.transaction() as connection:
+                metadata.project_series(connection, self.blobs, series.series_id)
+
+    def _admit(self) -> None:
+        with self.database.transaction() as connection:
+            admitted = admission.admit(connection, self.settings.runs_at_once)
+        for execution in admitted:
+            self._unposted[execution] = 0.0
+
+    def _post(self) -> None:
+        """Hand admitted executions to the engine; one that it did not take is posted again after a while."""
+        for execution, not_before in list(self._unposted.items()):
+            if time.monotonic() < not_before:
+                continue
+            self._unposted[execution] = time.monotonic() + POST_AGAIN
+            self.engine.start(execution)
+            del self._unposted[execution]
+
+    def _adopt_unposted(self) -> None:
+        """After a restart: executions that were admitted and may not have reached the engine. Posting twice is harmless."""
+
+        def adopt() -> None:
+            with self.database.transaction() as connection:
+                rows = connection.execute("SELECT id FROM execution WHERE state = 'submitted'").fetchall()
+            self._unposted.update({row["id"]: 0.0 for row in rows})
+
+        self._guarded("adopt", adopt)
+
+    def _reconcile(self) -> None:
+        for execution, verdict in reconcile(self.database, self.engine):
+            logger.warning("execution %s was silent: %s", execution, verdict.value)
+
+    def _seal(self) -> None:
+        with self.database.transaction() as connection:
+            seal.seal(connection)
+
+    def _until_deadline(self) -> float:
+        with self.database.transaction() as connection:
+            seconds = completeness.next_deadline(connection)
+        return LOOK_BY_ITSELF if seconds is None else min(LOOK_BY_ITSELF, max(0.02, seconds))
