@@ -27,7 +27,7 @@ ERRORS: dict[int, type[errors.InsituError]] = {
 
 
 class PlatformClient(httpx.Client):
-    """An httpx client that raises our errors: `Unavailable` for no answer, for a problem document what it was made from."""
+    """An httpx client that raises our errors: `Unavailable` for no answer, else what the problem document says."""
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """Send a request; see httpx. Raises InsituError for every answer from 400 on."""
