@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from insitu import errors
-from insitu.settings import Settings
+from insitu.settings import Settings, load
 
 ERRORS: dict[int, type[errors.InsituError]] = {
     kind.status: kind
@@ -90,3 +90,10 @@ def client(settings: Settings, *, timeout: float = 60.0) -> PlatformClient:
         timeout=timeout,
         trust_env=False,
     )
+
+
+def call(method: str, path: str, **options: Any) -> Any:
+    """One call of the running platform's API: the answer's JSON, or its text where it is none."""
+    with client(load()) as session:
+        response = session.request(method, path, **options)
+    return response.json() if "json" in response.headers.get("content-type", "") else response.text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +15,6 @@ from .client import call
 
 app = typer.Typer(help="Runs of algorithms.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Home = Annotated[Path | None, typer.Option("--home", help="Home folder of the platform.")]
 
 
 @app.command()
@@ -27,7 +25,6 @@ def start(
     parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, VALUE as JSON.")] = None,
     again: Annotated[str | None, typer.Option(help="Execution to repeat as a new execution.")] = None,
     force: Annotated[bool, typer.Option(help="Also if the same run has been made before.")] = False,
-    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Start an algorithm on a series, or an earlier run again."""
@@ -36,7 +33,7 @@ def start(
     body: dict[str, Any] = {"again": again} if again else {
         "algorithm": algorithm, "series": series, "project": project, "parameters": parameters(parameter or []), "force": force,
     }  # fmt: skip
-    answer = call(home, "POST", "/api/v1/runs", json=body)
+    answer = call("POST", "/api/v1/runs", json=body)
     if as_json:
         typer.echo(json.dumps(answer))
     elif answer["created"]:
@@ -52,14 +49,13 @@ def list_runs(
     state: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
     series: Annotated[str | None, typer.Option(help="Only runs on this series.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 30,
-    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """List runs, the newest first."""
     query = {
         name: value for name, value in (("state", state), ("series", series), ("limit", limit)) if value is not None
     }
-    runs = call(home, "GET", "/api/v1/runs", params=query)["runs"]
+    runs = call("GET", "/api/v1/runs", params=query)["runs"]
     if as_json:
         typer.echo(json.dumps(runs))
         return
@@ -73,9 +69,9 @@ def list_runs(
 
 
 @app.command()
-def show(execution: str, home: Home = None, as_json: AsJson = False) -> None:
+def show(execution: str, as_json: AsJson = False) -> None:
     """Show one run: its state, where the time went, what came out."""
-    answer = call(home, "GET", f"/api/v1/runs/{execution}")
+    answer = call("GET", f"/api/v1/runs/{execution}")
     if as_json:
         typer.echo(json.dumps(answer))
         return
@@ -98,17 +94,16 @@ def show(execution: str, home: Home = None, as_json: AsJson = False) -> None:
 def log(
     execution: str,
     step: Annotated[str | None, typer.Option(help="fetch, algorithm or publish.")] = None,
-    home: Home = None,
 ) -> None:
     """Print the logs of a run."""
     query = {"step": step} if step else {}
-    typer.echo(call(home, "GET", f"/api/v1/runs/{execution}/log", params=query))
+    typer.echo(call("GET", f"/api/v1/runs/{execution}/log", params=query))
 
 
 @app.command()
-def cancel(execution: str, home: Home = None, as_json: AsJson = False) -> None:
+def cancel(execution: str, as_json: AsJson = False) -> None:
     """Cancel a run."""
-    answer = call(home, "POST", f"/api/v1/runs/{execution}/cancel")
+    answer = call("POST", f"/api/v1/runs/{execution}/cancel")
     if as_json:
         typer.echo(json.dumps(answer))
     elif answer["state"] == "cancelled":
