@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-
 from insitu import postgres
 from insitu.database import Database, migrate
 

@@ -32,7 +32,9 @@ class InsituError(Exception):
     status = 500
     slug = "error"
 
-    def __init__(self, what: str, *, value: str | None = None, why: str | None = None, remedy: str | None = None) -> None:
+    def __init__(
+        self, what: str, *, value: str | None = None, why: str | None = None, remedy: str | None = None
+    ) -> None:
         super().__init__(what)
         self.what = what
         self.value = value

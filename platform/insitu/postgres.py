@@ -94,7 +94,12 @@ def identity() -> dict[str, object]:
     user = run_as()
     if user is None:
         return {"env": {**os.environ}}
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "env": {**os.environ, "HOME": "/nonexistent"}}
+    return {
+        "user": user.pw_uid,
+        "group": user.pw_gid,
+        "extra_groups": [],
+        "env": {**os.environ, "HOME": "/nonexistent"},
+    }
 
 
 def command(data: Path, socket: Path, home: Path, **settings: str) -> list[str]:
@@ -116,11 +121,15 @@ def wait_ready(socket: Path, password: str, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            psycopg.connect(host=str(socket), user="postgres", password=password, dbname="postgres", connect_timeout=5).close()
+            psycopg.connect(
+                host=str(socket), user="postgres", password=password, dbname="postgres", connect_timeout=5
+            ).close()
             return
         except psycopg.OperationalError as error:
             if time.monotonic() > deadline:
                 raise Unavailable(
-                    "PostgreSQL does not answer", why=str(error), remedy="Look into the log postgres.log in the home's logs folder"
+                    "PostgreSQL does not answer",
+                    why=str(error),
+                    remedy="Look into the log postgres.log in the home's logs folder",
                 ) from error
             time.sleep(0.05)

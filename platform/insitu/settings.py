@@ -70,7 +70,9 @@ class Settings(BaseModel):
         None, description="Python of Airflow's virtual environment; by default `.venv-airflow` beside the platform's."
     )
     algorithm_log_bytes: int = Field(10_000_000, ge=1000, description="Largest log kept of one algorithm step.")
-    result_bytes: int = Field(4_000_000_000, ge=1, description="Largest total size of the outputs of one run, in bytes.")
+    result_bytes: int = Field(
+        4_000_000_000, ge=1, description="Largest total size of the outputs of one run, in bytes."
+    )
 
     @property
     def secrets(self) -> Path:

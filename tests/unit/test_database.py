@@ -2,7 +2,6 @@
 
 import psycopg
 import pytest
-
 from insitu.database import Database, migrate
 
 

@@ -31,7 +31,11 @@ def admit(connection: Connection, at_once: int) -> list[str]:
         " WHERE e.state = 'requested' ORDER BY e.requested_at, e.id LIMIT 1000"
     ).fetchall()
     chosen = choose([(row["id"], row["project"]) for row in waiting], load, free)
-    return [execution for execution in chosen if advance(connection, execution, "submitted", allowed=("requested",), stage="admitted")]
+    return [
+        execution
+        for execution in chosen
+        if advance(connection, execution, "submitted", allowed=("requested",), stage="admitted")
+    ]
 
 
 def choose(waiting: list[tuple[str, str]], load: dict[str, int], free: int) -> list[str]:

@@ -45,7 +45,9 @@ class Engine:
                 self._token = None
                 answer = self._client.request(method, path, headers=self._headers(), **options)  # type: ignore[arg-type]
         except httpx.HTTPError as error:
-            raise Unavailable("Airflow does not answer", why=type(error).__name__, remedy="Look at `insitu status`") from error
+            raise Unavailable(
+                "Airflow does not answer", why=type(error).__name__, remedy="Look at `insitu status`"
+            ) from error
         return answer
 
     def start(self, execution: str) -> bool:

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, File, Form, UploadFile
 from fastapi.responses import StreamingResponse
-
 from insitu.archive import index
 from insitu.database import Connection, Row
 from insitu.errors import Conflict, Invalid, NotFound
@@ -101,13 +100,13 @@ def instance(execution: str, sop_instance_uid: str, principal: Fetcher, context:
             while chunk := stream.read(CHUNK):
                 yield chunk
 
-    return StreamingResponse(
-        chunks(), media_type="application/dicom", headers={"Content-Length": str(found["size"])}
-    )
+    return StreamingResponse(chunks(), media_type="application/dicom", headers={"Content-Length": str(found["size"])})
 
 
 @router.post("/stage")
-def stage(execution: str, principal: Publisher, context: Ctx, stage: Annotated[str, Body(embed=True)]) -> dict[str, Any]:
+def stage(
+    execution: str, principal: Publisher, context: Ctx, stage: Annotated[str, Body(embed=True)]
+) -> dict[str, Any]:
     """Note that the publish step has reached a stage."""
     with context.database.transaction() as connection:
         _execution(connection, principal, Action.GATEWAY_PUBLISH, execution)

@@ -7,7 +7,6 @@ import logging
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-
 from insitu.errors import InsituError, Invalid
 
 logger = logging.getLogger(__name__)

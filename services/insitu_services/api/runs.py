@@ -9,14 +9,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, ConfigDict, Field
-
 from insitu.archive import index
 from insitu.audit import trail
 from insitu.database import Connection, Row
 from insitu.errors import NotFound
 from insitu.projects.permissions import Action, Principal, Resource, allowed, authorize, visible_projects
 from insitu.runs import executions, listing, requests
+from pydantic import BaseModel, ConfigDict, Field
 
 from .access import requires
 from .context import Ctx
@@ -74,7 +73,9 @@ def start(principal: Starter, context: Ctx, request: RunRequest) -> dict[str, An
         else:
             wanted = requests.Wanted.of(request.project, request.algorithm, request.series, request.parameters)
             authorize(
-                principal, Action.RUN_START, Resource(kind="project", id=wanted.project, projects=frozenset({wanted.project}))
+                principal,
+                Action.RUN_START,
+                Resource(kind="project", id=wanted.project, projects=frozenset({wanted.project})),
             )
             if index.find_series(connection, wanted.series, visible_projects(principal, Action.IMAGE_READ)) is None:
                 raise NotFound("There is no such series", value=wanted.series)

@@ -10,9 +10,9 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import psycopg
-
 from insitu.archive import completeness, metadata
 from insitu.archive.blobs import BlobStore
 from insitu.audit import seal
@@ -26,6 +26,7 @@ from insitu.runs.reconcile import reconcile
 from insitu.settings import Settings
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LOOK_BY_ITSELF = 1.0  # seconds after which the loop looks without having been woken
 RECONCILE_EVERY = 5.0  # seconds
