@@ -1,0 +1,48 @@
+"""Makes the reference pages settings.md and commands.md from the code; a test compares them with what is committed.
+
+Run with the platform's Python: `.venv/bin/python docs/generate.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from insitu.cli import COMMANDS, command
+from insitu.cli.settings import page
+
+FOLDER = Path(__file__).parent
+
+
+def usage(found: Any) -> list[str]:
+    """Lines about one command: what it does, its arguments and options."""
+    lines = [(found.help or "").strip().split("\n\n")[0], ""]
+    parameters = [item for item in found.params if item.name != "help" and not getattr(item, "hidden", False)]
+    for item in parameters:
+        if item.param_type_name == "argument":
+            name = f"`{item.name.upper()}{'...' if item.nargs != 1 else ''}`"
+        else:
+            name = ", ".join(f"`{option}`" for option in (*item.opts, *item.secondary_opts))
+        lines.append(f"- {name}: {getattr(item, 'help', None) or ('required' if item.required else 'optional')}")
+    return [*lines, ""] if parameters else lines
+
+
+def commands_page() -> str:
+    """The command reference in Markdown."""
+    lines = ["# Commands", "", "`insitu --home DIR COMMAND` works on the installation in DIR.", ""]
+    for name in COMMANDS:
+        found = command(name)
+        if hasattr(found, "commands"):
+            lines += [f"## insitu {name}", "", (found.help or COMMANDS[name].help).strip(), ""]
+            for part in sorted(found.commands):
+                lines += [f"### insitu {name} {part}", "", *usage(found.commands[part])]
+        else:
+            lines += [f"## insitu {name}", "", *usage(found)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+PAGES = {"settings.md": page, "commands.md": commands_page}
+
+if __name__ == "__main__":
+    for file, make in PAGES.items():
+        (FOLDER / file).write_text(make())
