@@ -113,26 +113,11 @@ class Segmentation(_Part):
     segments: tuple[Segment, ...] = Field(min_length=1, strict=False)
 
 
-class Measurement(_Part):
-    """A number that the algorithm gives for every segment, and what it means."""
-
-    name: Identifier
-    title: str = Field(min_length=1, max_length=64)
-    concept: Code
-    derivation: Code | None = Field(default=None, description="Mean, standard deviation, ... of the concept.")
-    unit: Code | None = Field(default=None, description="UCUM; without one the number has no unit.")
-
-
 class Measurements(_Part):
-    """The JSON file with the measurements of a segmentation's segments.
+    """A JSON file with measurements of the segments of a segmentation, of the form that insitu.dicom.measurements reads."""
 
-    `{"version": 1, "segments": [{"label": 1, "values": {"volume": 12.5, "mean": 40.1}}]}`: one entry per segment that
-    was found, under `values` a number for the name of each measurement.
-    """
-
-    file: FileName = Field(pattern=r"\.json$")
-    segmentation: str
-    items: tuple[Measurement, ...] = Field(min_length=1, strict=False)
+    file: FileName = Field(default="measurements.json", pattern=r"\.json$")
+    segmentation: str | None = Field(default=None, description="Whose segments are measured; by default the first.")
 
 
 class Outputs(_Part):
@@ -199,9 +184,6 @@ class Manifest(_Part):
             where = f"outputs.segmentations.{segmentation.name}.segments"
             groups.append((f"{where}: label", [segment.label for segment in segmentation.segments]))
             groups.append((f"{where}: name", [segment.name for segment in segmentation.segments]))
-        for measurements in self.outputs.measurements:
-            where = f"outputs.measurements.{measurements.file}.items"
-            groups.append((f"{where}: name", [item.name for item in measurements.items]))
         for what, values in groups:
             for value in sorted({value for value in values if values.count(value) > 1}):
                 mistakes.append(f"{what} {value!r} stands more than once")
@@ -218,7 +200,7 @@ class Manifest(_Part):
         mistakes += [
             f"outputs.measurements.{item.file}.segmentation: {item.segmentation!r} is no segmentation"
             for item in self.outputs.measurements
-            if item.segmentation not in segmentations
+            if item.segmentation is not None and item.segmentation not in segmentations
         ]
         if self.golden is not None:
             mistakes += [f"golden.inputs: {name!r} is no input" for name in self.golden.inputs if name not in inputs]
