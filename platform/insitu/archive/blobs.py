@@ -1,0 +1,356 @@
+"""Blobs: bytes under a key, durable once written. The truth of the images.
+
+Not here: what the bytes mean (insitu.archive.examine) and which of them are part of the archive (insitu.archive.index).
+Keys are relative POSIX paths such as `objects/<receipt>/<uuid>.dcm`; they are made by the archive, never by a sender.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from insitu.errors import Invalid, NotFound, Unavailable
+
+
+@dataclass(frozen=True)
+class BlobInfo:
+    """A blob in a listing: key, size in bytes, seconds since the epoch of its last write."""
+
+    key: str
+    size: int
+    modified: float
+
+
+class BlobWriter(Protocol):
+    """A blob on its way in; nobody sees it before `commit`."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append `data`."""
+
+    def contents(self) -> BinaryIO:
+        """What has been written so far, as a seekable file; close it before `commit`."""
+
+    def commit(self, key: str | None = None) -> None:
+        """Make the blob durable and visible, under `key` where another than the one first asked for is right."""
+
+    def abort(self) -> None:
+        """Forget the blob. Does nothing after `commit` or a first `abort`."""
+
+
+class BlobStore(Protocol):
+    """Durable blobs. Every writing method returns only when the change would survive a power failure."""
+
+    def create(self, key: str) -> BlobWriter:
+        """Start a blob that will stand under `key`."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write a small blob in one go."""
+
+    def open(self, key: str) -> BinaryIO:
+        """The blob as a seekable file."""
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """`length` bytes from `offset`, to the end where it is None."""
+
+    def move(self, source: str, target: str) -> None:
+        """Give a blob another key."""
+
+    def delete(self, key: str) -> None:
+        """Remove a blob; nothing happens where there is none."""
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a blob under `key`."""
+
+    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
+        """Every blob whose key starts with the folder `prefix`, in the order of their keys."""
+
+    def sweep(self) -> int:
+        """Remove what dead writers left behind; number of removed remains."""
+
+
+def _unavailable(error: OSError, key: str) -> Unavailable:
+    remedy = "Free space on that disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Look at the disk of the home"
+    return Unavailable("The blob store cannot be written", value=key, why=error.strerror or str(error), remedy=remedy)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _name(descriptor: int, path: Path) -> None:
+    """Give a file without a name the name `path`."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # Only with a folder descriptor does Python call linkat, which can follow the link in /proc to the unnamed file.
+        os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
+
+
+def _can_name_later(folder: Path) -> bool:
+    """Whether the file system under `folder` has files without a name that can be given one."""
+    path = folder / f"probe-{uuid.uuid4().hex}"
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o640)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise
+        return False
+    try:
+        _name(descriptor, path)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+    return True
+
+
+class FileBlobStore:
+    """Blobs as files below a folder: fsync the file, give it its name, fsync the folder.
+
+    A blob being written has no name at all where the file system can do that (O_TMPFILE), so a killed process leaves
+    nothing behind; elsewhere it has a locked file in `incoming/`, which `sweep` removes once its writer is gone.
+
+    Parameters
+    ----------
+    root : Path
+        Folder; made where it is missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self._incoming = self.root / "incoming"
+        self._folders: set[Path] = set()
+        try:
+            self._make_folder(self._incoming)
+            self._unnamed = _can_name_later(self._incoming)
+        except OSError as error:
+            raise _unavailable(error, str(self.root)) from error
+
+    def path(self, key: str) -> Path:
+        """The file of a key.
+
+        Raises
+        ------
+        Invalid
+            The key would leave the store.
+        """
+        parts = key.split("/")
+        if not key or any(part in ("", ".", "..") for part in parts) or "\0" in key or parts[0] == "incoming":
+            raise Invalid("This is not a blob key", value=key)
+        return self.root.joinpath(*parts)
+
+    def create(self, key: str) -> FileBlobWriter:
+        """Start a blob that will stand under `key`.
+
+        Raises
+        ------
+        Unavailable
+            The disk does not take it.
+        """
+        self.path(key)
+        try:
+            descriptor, temporary = self._open_temporary()
+        except OSError as error:
+            raise _unavailable(error, key) from error
+        return FileBlobWriter(self, key, descriptor, temporary)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write a small blob in one go."""
+        writer = self.create(key)
+        try:
+            writer.write(data)
+            writer.commit()
+        except BaseException:
+            writer.abort()
+            raise
+
+    def open(self, key: str) -> BinaryIO:
+        """The blob as a seekable file.
+
+        Raises
+        ------
+        NotFound
+            There is none under this key.
+        """
+        try:
+            return self.path(key).open("rb")
+        except FileNotFoundError as error:
+            raise NotFound(
+                "A blob is missing", value=key, remedy="Run `insitu scrub` to see whether others are missing too"
+            ) from error
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """`length` bytes from `offset`, to the end where it is None."""
+        with self.open(key) as stream:
+            stream.seek(offset)
+            return stream.read(-1 if length is None else length)
+
+    def move(self, source: str, target: str) -> None:
+        """Give a blob another key."""
+        old, new = self.path(source), self.path(target)
+        try:
+            self._make_folder(new.parent)
+            old.rename(new)
+            _sync_folder(new.parent)
+            _sync_folder(old.parent)
+        except FileNotFoundError as error:
+            raise NotFound("A blob is missing", value=source) from error
+        except OSError as error:
+            raise _unavailable(error, target) from error
+
+    def delete(self, key: str) -> None:
+        """Remove a blob; nothing happens where there is none."""
+        path = self.path(key)
+        try:
+            path.unlink()
+            _sync_folder(path.parent)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _unavailable(error, key) from error
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a blob under `key`."""
+        return self.path(key).is_file()
+
+    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
+        """Every blob below the folder `prefix`, in the order of their keys."""
+        top = self.root / prefix.rstrip("/") if prefix else self.root
+        for folder, folders, files in os.walk(top):
+            if Path(folder) == self.root and "incoming" in folders:
+                folders.remove("incoming")
+            folders.sort()
+            for name in sorted(files):
+                path = Path(folder, name)
+                try:
+                    status = path.stat()
+                except FileNotFoundError:
+                    continue  # moved or deleted meanwhile
+                yield BlobInfo(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime)
+
+    def sweep(self) -> int:
+        """Remove the files in `incoming/` that no living process holds."""
+        removed = 0
+        for path in self._incoming.iterdir():
+            try:
+                descriptor = os.open(path, os.O_RDWR)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+                removed += 1
+            except BlockingIOError:
+                pass  # its writer lives
+            finally:
+                os.close(descriptor)
+        return removed
+
+    def _open_temporary(self) -> tuple[int, Path | None]:
+        if self._unnamed:
+            return os.open(self._incoming, os.O_TMPFILE | os.O_RDWR, 0o640), None
+        while True:
+            path = self._incoming / f"{time.time_ns():x}-{uuid.uuid4().hex}"
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o640)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:  # else a sweep came between the two calls
+                return descriptor, path
+            os.close(descriptor)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder and those above it durable; once per folder and process."""
+        if folder in self._folders:
+            return
+        missing = []
+        part = folder
+        while not part.is_dir():
+            missing.append(part)
+            part = part.parent
+        for part in reversed(missing):
+            part.mkdir(exist_ok=True, mode=0o750)
+        if missing:
+            # Also where another process made the folder just now: its own fsync may not have happened yet.
+            for part in {part.parent for part in missing}:
+                _sync_folder(part)
+        if len(self._folders) > 10_000:
+            self._folders.clear()
+        self._folders.add(folder)
+
+    def publish(self, descriptor: int, temporary: Path | None, key: str) -> None:
+        """Give a written file its name, durably. For `FileBlobWriter`."""
+        path = self.path(key)
+        os.fsync(descriptor)
+        self._make_folder(path.parent)
+        if temporary is None:
+            _name(descriptor, path)
+        else:
+            temporary.rename(path)
+        _sync_folder(path.parent)
+
+
+class FileBlobWriter:
+    """A file being written for a `FileBlobStore`."""
+
+    def __init__(self, store: FileBlobStore, key: str, descriptor: int, temporary: Path | None) -> None:
+        self._store = store
+        self._key = key
+        self._descriptor = descriptor
+        self._temporary = temporary
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append `data`.
+
+        Raises
+        ------
+        Unavailable
+            The disk is full or fails.
+        """
+        try:
+            written = os.write(self._descriptor, data)
+            while written < len(data):
+                written += os.write(self._descriptor, memoryview(data)[written:])
+        except OSError as error:
+            raise _unavailable(error, self._key) from error
+
+    def contents(self) -> BinaryIO:
+        """What has been written so far, as a seekable file."""
+        return open(f"/proc/self/fd/{self._descriptor}", "rb")
+
+    def commit(self, key: str | None = None) -> None:
+        """Make the blob durable and visible.
+
+        Raises
+        ------
+        Unavailable
+            The disk is full or fails; nothing is visible then.
+        """
+        try:
+            self._store.publish(self._descriptor, self._temporary, key or self._key)
+        except OSError as error:
+            self.abort()
+            raise _unavailable(error, key or self._key) from error
+        self._close()
+
+    def abort(self) -> None:
+        """Forget the blob."""
+        if self._descriptor >= 0 and self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
+        self._close()
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

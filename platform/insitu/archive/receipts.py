@@ -1,0 +1,67 @@
+"""Receipts: who brought objects, when and how. One per association or request, durable before its first success.
+
+Not here: the objects themselves (insitu.archive.store). The key of every object names its receipt, so that the index can be
+rebuilt from the blobs alone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+LEASE = 30  # seconds an open association counts as open after its process was last heard of
+
+Channel = Literal["dimse", "stow", "import", "result"]
+
+
+class Receipt(BaseModel):
+    """What is known of one association or request that brings objects.
+
+    Attributes
+    ----------
+    project : str or None
+        Project the sender named; None where the channel names none.
+    link_project : str
+        Project a new series of this receipt belongs to: `project`, or the default project at the time.
+    execution : str or None
+        Execution whose results these are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    id: str
+    arrived_at: datetime
+    channel: Channel
+    calling_ae: str | None = None
+    called_ae: str | None = None
+    peer: str | None = None
+    principal: str | None = None
+    project: str | None = None
+    link_project: str
+    execution: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Key of the durable copy."""
+        return f"receipts/{self.id}.json"
+
+
+def ordered_uuid() -> uuid.UUID:
+    """A new UUID of version 7 (RFC 9562): its first 48 bits are the time in milliseconds."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 7 << 76
+    value = value & ~(0b11 << 62) | 0b10 << 62
+    return uuid.UUID(int=value)
+
+
+def time_of(ordered: uuid.UUID) -> datetime:
+    """When an `ordered_uuid` was made, to the millisecond."""
+    milliseconds = ordered.int >> 80
+    seconds, rest = divmod(milliseconds, 1000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest * 1000)
