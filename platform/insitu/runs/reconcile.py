@@ -54,7 +54,7 @@ def reconcile(database: Database, engine: Engine, *, silence: float = SILENCE) -
             " AND coalesce(heartbeat_at, admitted_at) < now() - make_interval(secs => %s)",
             (silence,),
         ).fetchall()
-    decided = []
+    decided: list[tuple[str, Verdict]] = []
     for row in silent:
         engine_state = engine.state(row["id"])
         with database.transaction() as connection:
