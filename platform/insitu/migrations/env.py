@@ -2,13 +2,10 @@
 
 import psycopg
 from alembic import context
-from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import create_engine, pool
 
 dsn = context.config.attributes["dsn"]
-engine = create_engine(
-    "postgresql+psycopg://", creator=lambda: psycopg.connect(**conninfo_to_dict(dsn)), poolclass=pool.NullPool
-)
+engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), poolclass=pool.NullPool)
 with engine.connect() as connection:
     context.configure(connection=connection, transaction_per_migration=True)
     with context.begin_transaction():

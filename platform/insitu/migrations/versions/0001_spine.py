@@ -11,4 +11,6 @@ down_revision = None
 def upgrade() -> None:
     """Create the tables of 0001_spine.sql."""
     statement = (Path(__file__).parent / "0001_spine.sql").read_text()
-    op.get_bind().connection.driver_connection.execute(statement)
+    driver = op.get_bind().connection.driver_connection
+    assert driver is not None  # noqa: S101  # a bound connection has one; SQLAlchemy's type allows None
+    driver.execute(statement)
