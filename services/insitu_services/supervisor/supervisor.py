@@ -1,0 +1,306 @@
+"""The supervisor: brings the platform up, keeps it up, takes it down.
+
+One thread, which also starts every process: a process tied to its parent dies with the thread that started it.
+Not here: the single process (process) and the list of them (roster).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from insitu import processes
+from insitu.errors import Unavailable
+from insitu.processes import State
+from insitu.settings import Settings
+
+from . import bootstrap, databases, home, roster, secrets
+from .airflow import Airflow
+from .process import Definition, Process, end_leftover, last_words, tied
+
+GUARDIAN = Path(__file__).with_name("guardian.py")
+LOOK_EVERY = 0.1  # seconds, while something is awaited
+LOOK_IDLE = 1.0  # seconds, otherwise; a death wakes it at once
+LOGS_EVERY = 30.0  # seconds
+DATABASE_SECONDS = 120.0  # a server that recovers from a crash replays its log first
+STOP_DATABASE = 3.0  # seconds for a fast shutdown; after that an immediate one, which its log makes good
+
+
+class Stop(Exception):  # it is a request, not an error
+    """SIGTERM or SIGINT came."""
+
+
+class Supervisor:
+    """The platform of one home.
+
+    Parameters
+    ----------
+    settings : Settings
+    tell : callable
+        Takes a line for the person who started it.
+    """
+
+    def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.tell = tell
+        self.processes: dict[str, Process] = {}
+        self.state = State(
+            boot=processes.boot(),
+            pid=os.getpid(),
+            ticks=processes.start_ticks(os.getpid()) or 0,
+            started_at=time.time(),
+            http=settings.http,
+            dicom=settings.dicom,
+            airflow_http=settings.airflow_http,
+        )
+        self._begun = time.monotonic()
+        self._stopping = False
+        self._logs_at = 0.0
+        self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._guardian: subprocess.Popen[bytes] | None = None
+        self._lock: home.Lock | None = None
+
+    # starting
+
+    def run(self, ready: Callable[[float], None]) -> None:
+        """Bring everything up, call `ready` with the seconds it took, keep everything up until SIGTERM or SIGINT.
+
+        Raises
+        ------
+        InsituError
+            It cannot start: another holds the home, a port is in use, the home cannot be written, and so on.
+        """
+        home.make(self.settings)
+        self._lock = home.Lock(self.settings)
+        try:
+            self._end_leftovers()
+            home.check_ports(self.settings)
+            home.check_disk(self.settings)
+            airflow = Airflow(self.settings)
+            self._listen_to_signals()
+            try:
+                self._bring_up(airflow)
+                self._keep_up(ready)
+            except Stop:
+                self.tell("Stopping")
+            finally:
+                self._take_down()
+        finally:
+            self._lock.release()
+
+    def _bring_up(self, airflow: Airflow) -> None:
+        """Start everything, what takes longest first."""
+        settings = self.settings
+        self._start_guardian()
+        airflow.configure()
+        secrets.secret(settings.secrets, "engine-token")
+        databases.prepare(settings)
+        self._remove_stale_database_files()
+        self._start(roster.server(settings))
+        self._await_database()
+        if "airflow" in databases.arrange(settings):
+            airflow.forget_migration()
+        migrated = airflow.is_migrated()
+        if migrated:
+            self._start_all(roster.engine(airflow))
+        setup_log = settings.logs / "bootstrap.log"
+        setup = tied([sys.executable, "-m", bootstrap.__name__], roster.environment(settings), setup_log)
+        if not migrated:
+            self.tell("Making Airflow's database (once)")
+            log = settings.logs / "airflow-migration.log"
+            self._turn_until_done("Airflow's database could not be migrated", airflow.start_migration(log), log)
+            airflow.note_migration()
+            self._start_all(roster.engine(airflow))
+        self._turn_until_done("The platform could not be prepared", setup, setup_log)
+        self._start_all(roster.services(settings))
+
+    def _turn_until_done(self, failure: str, program: subprocess.Popen[bytes], log: Path) -> None:
+        """Wait for a program that must succeed, the processes being kept up meanwhile."""
+        while program.poll() is None:
+            self._turn(LOOK_EVERY)
+        if program.returncode != 0:
+            raise Unavailable(failure, why=last_words(log) or _exit(program.returncode), remedy=f"Look into {log}")
+
+    def _await_database(self) -> None:
+        server = self.processes["postgres"]
+        deadline = time.monotonic() + DATABASE_SECONDS
+        while not server.record.ready:
+            self._turn(0.03)
+            if server.deaths >= 3 or time.monotonic() > deadline:
+                raise Unavailable(
+                    "PostgreSQL does not start", why=last_words(server.log), remedy=f"Look into {server.log}"
+                )
+
+    def _start(self, definition: Definition) -> None:
+        process = Process(definition, self.settings.logs, self._tell_guardian)
+        self.processes[definition.name] = process
+        process.start()
+        self._write_state()
+
+    def _start_all(self, definitions: list[Definition]) -> None:
+        for definition in definitions:
+            self._start(definition)
+
+    # keeping up
+
+    def _keep_up(self, ready: Callable[[float], None]) -> None:
+        while True:
+            waiting = [p for p in self.processes.values() if not p.record.ready]
+            if not waiting and self.state.ready_seconds is None:
+                self.state.ready_seconds = time.monotonic() - self._begun
+                self._write_state()
+                ready(self.state.ready_seconds)
+            self._turn(LOOK_EVERY if waiting else LOOK_IDLE)
+
+    def _turn(self, seconds: float) -> None:
+        """Wait for a death, a signal or the time; see to every process.
+
+        Raises
+        ------
+        Stop
+            A signal asked for the end.
+        """
+        select.select([self._wake_reader], [], [], seconds)
+        while True:
+            try:
+                if not os.read(self._wake_reader, 4096):
+                    break
+            except BlockingIOError:
+                break
+        if self._stopping:
+            raise Stop
+        changed = False
+        for process in self.processes.values():
+            if process.poll():
+                changed = True
+                self._tell_death(process)
+            if process.start_at is not None and time.monotonic() >= process.start_at:
+                process.start()
+                changed = True
+            if process.check_ready():
+                changed = True
+        if changed:
+            self._write_state()
+        if time.monotonic() >= self._logs_at:
+            self._logs_at = time.monotonic() + LOGS_EVERY
+            for process in self.processes.values():
+                process.turn_log()
+
+    def _tell_death(self, process: Process) -> None:
+        pause = max(0.0, (process.start_at or 0.0) - time.monotonic())
+        self.tell(
+            f"{process.definition.name} ended ({_exit(process.last_exit)}); started again in {pause:.1f} s; log: {process.log}"
+        )
+
+    # taking down
+
+    def _take_down(self) -> None:
+        """End everything in the order that loses nothing: who receives first, the database last."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Airflow takes its time to leave, so it is told at the start; nothing depends on it any more.
+        engine = [name for name in self.processes if name.startswith("airflow-")]
+        for names in (["receiver"], ["dispatcher", "api", *engine]):
+            self._stop(names)
+        self._stop(["postgres"])
+        processes.state_file(self.settings).unlink(missing_ok=True)
+        if self._guardian is not None:
+            if self._guardian.stdin is not None:
+                self._guardian.stdin.close()
+            self._guardian.wait()
+
+    def _stop(self, names: list[str]) -> None:
+        stopping = [self.processes[name] for name in names if name in self.processes]
+        begun = time.monotonic()
+        for process in stopping:
+            process.ask_to_stop()
+        while stopping:
+            stopping = [process for process in stopping if not process.stopped()]
+            for process in stopping:
+                if time.monotonic() - begun > process.definition.patience:
+                    process.end()
+            time.sleep(0.02)
+
+    # the guardian, leftovers, the state file
+
+    def _start_guardian(self) -> None:
+        self._guardian = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(GUARDIAN)], stdin=subprocess.PIPE, start_new_session=True, cwd="/"
+        )
+
+    def _tell_guardian(self, line: str) -> None:
+        if self._guardian is None or self._guardian.stdin is None:
+            return
+        try:
+            self._guardian.stdin.write(line.encode() + b"\n")
+            self._guardian.stdin.flush()
+        except BrokenPipeError:  # somebody ended it: a new one must know all of them
+            self._guardian.wait()
+            self._start_guardian()
+            for process in self.processes.values():
+                if process.record.pid is not None and process.record.ticks is not None:
+                    self._tell_guardian(
+                        f"watch {process.record.pid} {process.record.ticks} {int(process.definition.orphan_signal)}"
+                    )
+
+    def _end_leftovers(self) -> None:
+        """End what a supervisor left that could not end it itself."""
+        state = processes.read(self.settings)
+        if state is None or state.boot != processes.boot():
+            return
+        # The database goes last: the others may still be writing.
+        for record in sorted(state.processes, key=lambda record: record.name == "postgres"):
+            number = signal.SIGQUIT if record.name == "postgres" else signal.SIGKILL
+            if end_leftover(record, number):
+                self.tell(f"Ended {record.name}, left by an earlier start")
+
+    def _remove_stale_database_files(self) -> None:
+        """Remove a lock of PostgreSQL that names a process which is none of its own.
+
+        It takes any living process of that number for itself, which after a restart of a container is likely.
+        """
+        data = self.settings.home / "database"
+        for file in (data / "postmaster.pid", self.settings.database_socket / ".s.PGSQL.5432.lock"):
+            try:
+                pid = int(file.read_text().split("\n", 1)[0])
+            except (FileNotFoundError, ValueError):
+                continue
+            if not _works_in(abs(pid), data):
+                file.unlink(missing_ok=True)
+
+    def _write_state(self) -> None:
+        self.state.processes = [process.record for process in self.processes.values()]
+        secrets.write(processes.state_file(self.settings), self.state.model_dump_json(indent=1))
+
+    def _listen_to_signals(self) -> None:
+        def wake(number: int, frame: FrameType | None) -> None:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._stopping = True
+
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, wake)
+        signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
+
+
+def _works_in(pid: int, folder: Path) -> bool:
+    """Whether a process has `folder` as its working folder, as a PostgreSQL server has its data folder."""
+    try:
+        return Path(os.readlink(f"/proc/{pid}/cwd")) == folder.resolve()
+    except OSError:
+        return False
+
+
+def _exit(code: int | None) -> str:
+    if code is not None and code < 0:
+        try:
+            return f"by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"by signal {-code}"
+    return f"exit status {code}"
