@@ -1,1 +1,1 @@
-"""Airflow operators that call the platform."""
+"""Airflow operators of the platform. They ask the platform and launch jobs; domain logic stays out of Airflow."""

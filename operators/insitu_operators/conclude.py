@@ -1,0 +1,76 @@
+"""ConcludeOperator: tells the platform how the job of an execution ended, with its logs, and removes what is left of it.
+
+It asks the launcher, not the task before it: so an outcome is told also where that task was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator, TriggerRule
+from airflow.sdk.exceptions import AirflowFailException
+
+from .jobs import launcher, specification
+from .platform_client import PlatformClient, PlatformError
+
+if TYPE_CHECKING:
+    from insitu.runs.launch.specification import JobOutcome, Launcher
+
+CANCEL_SECONDS = 30.0  # for a job that still runs although its task has failed
+
+
+class ConcludeOperator(BaseOperator):
+    """Conclude an execution, whatever became of the tasks before.
+
+    Parameters
+    ----------
+    execution : str
+        Identifier of the execution; templated.
+    """
+
+    template_fields: Sequence[str] = ("execution",)
+
+    def __init__(self, *, execution: str, trigger_rule: str = TriggerRule.ALL_DONE, **options: Any) -> None:
+        super().__init__(trigger_rule=trigger_rule, **options)
+        self.execution = execution
+
+    def execute(self, context: Any) -> None:
+        """Tell the outcome; the task, and with it the DAG run, fails where the job did."""
+        from insitu.runs.launch.specification import STEPS
+
+        platform = PlatformClient.from_environment()
+        try:
+            job = specification(platform.prepare(self.execution)).name
+        except PlatformError as error:
+            # It was never prepared or is settled already; the platform knows, there is no job to tell of.
+            raise AirflowFailException(f"There is nothing to conclude for {self.execution}: {error}") from error
+        launch = launcher()
+        outcome = self._outcome(launch, job)
+        logs = {step: launch.log(job, step) for step in STEPS}
+        state = platform.conclude(
+            self.execution, outcome.model_dump(mode="json"), {step: text for step, text in logs.items() if text}
+        )["state"]
+        launch.remove(job)
+        if state != "succeeded":
+            raise AirflowFailException(f"{self.execution} {state}: {outcome.reason or outcome.failure or ''}")
+
+    def _outcome(self, launch: Launcher, job: str) -> JobOutcome:
+        from insitu.errors import NotFound
+        from insitu.runs.launch.specification import JobOutcome
+
+        try:
+            outcome = launch.wait(job, 0.0)
+            if outcome is None:
+                self.log.warning("job %s still runs without a task: cancelling it", job)
+                launch.cancel(job)
+                outcome = launch.wait(job, CANCEL_SECONDS)
+        except NotFound:
+            outcome = JobOutcome(
+                state="failed", failure="engine-lost", reason="The job was never started, or its folder is gone"
+            )
+        return outcome or JobOutcome(
+            state="failed",
+            failure="engine-lost",
+            reason="The job was left without a task and did not end when asked to",
+        )
