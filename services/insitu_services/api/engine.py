@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends
 from insitu.database import Connection, Row
+from insitu.errors import Invalid, NotFound
 from insitu.projects.permissions import Action, Principal, Resource, authorize
 from insitu.runs import executions, preparation
 from insitu.runs.launch.specification import JobOutcome, JobSpecification
@@ -37,10 +38,18 @@ def _execution(connection: Connection, principal: Principal, execution: str) -> 
 
 @router.post("/prepare")
 def prepare(execution: str, principal: EnginePrincipal, context: Ctx) -> JobSpecification:
-    """The specification of the job of an execution; the same at every call."""
-    with context.database.transaction() as connection:
-        row = _execution(connection, principal, execution)
-        return preparation.specification(connection, context.settings, row)
+    """The specification of the job of an execution; the same at every call.
+
+    An execution that cannot be prepared (its package is gone or damaged) fails with the reason.
+    """
+    try:
+        with context.database.transaction() as connection:
+            row = _execution(connection, principal, execution)
+            return preparation.specification(connection, context.settings, row)
+    except (Invalid, NotFound) as error:
+        with context.database.transaction() as connection:
+            executions.finish(connection, execution, "failed", failure="environment-missing", reason=str(error))
+        raise
 
 
 @router.post("/stage")

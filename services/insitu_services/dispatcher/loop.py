@@ -123,7 +123,7 @@ class Dispatcher:
                     with connection.transaction():  # one bad series must not hold up the others
                         metadata.project_first(connection, self.blobs, series.series_id)
                         decision = routing.apply(connection, self.settings, series)
-                        requests.for_decision(connection, self.settings, series, decision)
+                        requests.for_decision(connection, series, decision)
                 except InsituError as error:
                     logger.error("series %s could not be routed: %s", series.series_instance_uid, error)
         for series in due:
