@@ -76,7 +76,9 @@ class BlobStore(Protocol):
 
 
 def _unavailable(error: OSError, key: str) -> Unavailable:
-    remedy = "Free space on that disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Look at the disk of the home"
+    remedy = (
+        "Free space on that disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Look at the disk of the home"
+    )
     return Unavailable("The blob store cannot be written", value=key, why=error.strerror or str(error), remedy=remedy)
 
 

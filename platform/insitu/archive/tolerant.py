@@ -1,0 +1,52 @@
+"""The tolerant reader for objects that insitu.archive.header cannot follow: pydicom, which knows many writers' habits.
+
+Not for the hot path: it reads the whole object again.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zlib
+from typing import BinaryIO
+
+from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from .header import VALUE_LIMIT, Malformed
+
+FAILURES = (
+    InvalidDicomError, BytesLengthException, ValueError, TypeError, KeyError, AttributeError, LookupError, EOFError,
+    NotImplementedError, OverflowError, RecursionError, struct.error, zlib.error,
+)  # fmt: skip
+
+
+def read(stream: BinaryIO, wanted: frozenset[int]) -> dict[int, tuple[bytes, bytes]]:
+    """VR and raw value of the `wanted` top-level attributes of a DICOM file.
+
+    Raises
+    ------
+    Malformed
+        pydicom cannot read it either, or it is cut off.
+    """
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    found: dict[int, tuple[bytes, bytes]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the texts may hold values
+        try:
+            dataset = dcmread(stream, force=True, defer_size=VALUE_LIMIT)
+            raw_elements = dict(dataset._dict)
+        except FAILURES as error:
+            raise Malformed(f"it cannot be read ({type(error).__name__})") from error
+    deflated = str(dataset.file_meta.get("TransferSyntaxUID", "")) == "1.2.840.10008.1.2.1.99"
+    for tag, element in raw_elements.items():
+        if not isinstance(element, RawDataElement):
+            continue
+        if not deflated and element.length != 0xFFFFFFFF and element.value_tell + element.length > size:
+            raise Malformed(f"the data set is truncated in ({tag.group:04X},{tag.element:04X})")
+        if int(tag) in wanted and isinstance(element.value, bytes):
+            found[int(tag)] = ((element.VR or "").encode("ascii", "replace"), element.value)
+    return found
