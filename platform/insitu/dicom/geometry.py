@@ -32,6 +32,10 @@ GRID_TOLERANCE = 0.1  # part of the smallest spacing by which two grids may diff
 LARGEST_LABEL = 65535
 
 
+class OtherGeometry(Invalid):
+    """A label image does not lie on the grid of its source series."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """One two-dimensional image of the series: which source object, which frame in it (0 first), and where it lies (LPS, mm)."""
@@ -374,8 +378,10 @@ def labels_on_series(nifti_path: Path, headers: Sequence[Dataset]) -> NDArray[np
 
     Raises
     ------
+    OtherGeometry
+        It lies on another grid.
     Invalid
-        It is no NIfTI file, lies on another grid, or holds values that are no labels.
+        It is no NIfTI file or holds values that are no labels.
     """
     regular = grid(headers)
     try:
@@ -412,8 +418,8 @@ def _labels(values: NDArray[Any], name: str) -> NDArray[Any]:
 def _turn(shape: tuple[int, ...], affine: Array, regular: Grid, name: str) -> NDArray[Any]:
     """The orientation change that brings an image onto the grid; refuses an image that no flip or exchange of axes brings there."""
 
-    def refuse(why: str) -> Invalid:
-        return Invalid(
+    def refuse(why: str) -> OtherGeometry:
+        return OtherGeometry(
             "The label image has another geometry than its source series",
             value=name,
             why=why,
