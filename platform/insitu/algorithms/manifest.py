@@ -55,7 +55,7 @@ class _Part(BaseModel):
 class Code(_Part):
     """A coded concept (PS3.3 8.8): value, coding scheme designator, meaning."""
 
-    value: str = Field(min_length=1, max_length=64)
+    value: str = Field(min_length=1, max_length=16)
     scheme: str = Field(min_length=1, max_length=16)
     meaning: str = Field(min_length=1, max_length=64)
 
@@ -100,7 +100,6 @@ class Segment(_Part):
     name: str = Field(min_length=1, max_length=64)
     category: Code
     type: Code
-    anatomic_region: Code | None = None
     color: str | None = Field(default=None, pattern=r"^#[0-9a-fA-F]{6}$", description="sRGB, for display.")
 
 

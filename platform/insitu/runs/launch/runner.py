@@ -139,7 +139,8 @@ class Runner:
             "INSITU_WORK": str(self.work),
             "INSITU_OUTPUT_BYTES": str(specification.limits.output_bytes),
         }
-        return [str(specification.python), "-P", "-m", f"insitu.runs.steps.{step}"], variables, self.work
+        wait = ["--wait"] if step == "publish" else []
+        return [str(specification.python), "-P", "-m", f"insitu.runs.steps.{step}", *wait], variables, self.work
 
     def _platform_verdict(self, process: StepProcess) -> Verdict | None:
         from insitu.runs import outcomes
