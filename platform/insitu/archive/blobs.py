@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import os
 import time
 import uuid
@@ -117,6 +118,12 @@ def _can_name_later(folder: Path) -> bool:
         os.close(descriptor)
         path.unlink(missing_ok=True)
     return True
+
+
+@functools.lru_cache(maxsize=8)
+def file_store(root: Path) -> FileBlobStore:
+    """The file blob store at `root`, one per process."""
+    return FileBlobStore(root)
 
 
 class FileBlobStore:

@@ -165,5 +165,5 @@ class Dispatcher:
 
     def _until_deadline(self) -> float:
         with self.database.transaction() as connection:
-            seconds = completeness.next_deadline(connection)
+            seconds = completeness.next_deadline(connection, self.settings)
         return LOOK_BY_ITSELF if seconds is None else min(LOOK_BY_ITSELF, max(0.02, seconds))
