@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from insitu.archive import index
+from insitu.archive import index, links
 from insitu.archive.completeness import CompleteSeries
 from insitu.database import Connection
 from insitu.errors import NotFound
@@ -32,17 +32,12 @@ def apply(connection: Connection, settings: Settings, series: CompleteSeries) ->
     version, rules = store.current(connection)
     facts = gather(connection, settings, series.series_id, series.revision)
     decision = evaluate_series(connection, settings, rules, facts, version=version)
+    by = f"rules {version}"
     for project in decision.projects:
-        connection.execute(
-            "INSERT INTO series_project (series, project, added_by) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-            (series.series_id, project, f"rules {version}"),
-        )
+        links.link(connection, settings, series.series_id, project, by)
     if decision.projects and settings.default_project not in (*decision.projects, *facts.projects):
         # The default project is for series that nobody assigned.
-        connection.execute(
-            "DELETE FROM series_project WHERE series = %s AND project = %s",
-            (series.series_id, settings.default_project),
-        )
+        links.unlink(connection, settings, series.series_id, settings.default_project, by)
     for dataset in decision.datasets:
         connection.execute(
             "INSERT INTO dataset (project, name) VALUES (%s, %s) ON CONFLICT DO NOTHING",
