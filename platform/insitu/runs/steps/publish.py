@@ -233,9 +233,8 @@ def prepare() -> Publisher:
 def publish() -> None:
     """Do the work of the step, with the work folder and the gateway that the environment names."""
     publisher = prepare()
-    if "--wait" in sys.argv[1:]:
-        if sys.stdin.readline().strip() != "go":
-            raise StepFailed(Failure.PUBLISH_FAILED, "The runner ended before it gave the word to publish")
+    if "--wait" in sys.argv[1:] and sys.stdin.readline().strip() != "go":
+        raise StepFailed(Failure.PUBLISH_FAILED, "The runner ended before it gave the word to publish")
     began = time.monotonic()
     made, summary = publisher.make()
     print(f"made {len(made)} objects after {time.monotonic() - began:.2f} s", flush=True)
