@@ -3,7 +3,7 @@
 Not here: anything that is done at import.
 """
 
-# import insitu.runs.launch.process
+import insitu.runs.launch.process
 import insitu.runs.launch.specification  # noqa: F401
 
 from . import algorithm_job, conclude, prepare  # noqa: F401

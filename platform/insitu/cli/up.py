@@ -24,7 +24,7 @@ def up(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Start everything on this machine, in the foreground, until Ctrl-C."""
-    from insitu_services.supervisor import bootstrap
+    from insitu_services.supervisor import first_password
     from insitu_services.supervisor.supervisor import Supervisor
 
     settings = load(home, http=http, dicom=dicom)
@@ -33,11 +33,11 @@ def up(
         typer.echo(json.dumps({"message": line}) if as_json else line)
 
     def ready(seconds: float) -> None:
-        password = bootstrap.password_to_show(settings)
+        password = first_password.waiting(settings)
         if as_json:
             fact = {"ready_seconds": round(seconds, 1), "url": settings.http_url, "dicom": settings.dicom}
             if password:
-                fact |= {"account": bootstrap.ADMIN, "password": password}
+                fact |= {"account": first_password.ADMIN, "password": password}
             typer.echo(json.dumps(fact | {"ae_title": settings.ae_title, "home": str(settings.home)}))
         else:
             typer.echo(f"ready in {seconds:.0f} s")
@@ -45,8 +45,8 @@ def up(
             typer.echo(f"  DICOM  {settings.dicom}, AE title {settings.ae_title}")
             typer.echo(f"  home   {settings.home}")
             if password:
-                typer.echo(f"  log in as {bootstrap.ADMIN} with the password {password}")
+                typer.echo(f"  log in as {first_password.ADMIN} with the password {password}")
                 typer.echo("  It is shown this once only; `insitu user password` sets another.")
-        bootstrap.password_shown(settings)
+        first_password.shown(settings)
 
     Supervisor(settings, tell).run(ready)

@@ -17,12 +17,10 @@ from insitu.settings import Settings, load
 
 from insitu_services.logs import log_to_stderr
 
-from . import databases, secrets
+from . import databases, first_password, secrets
+from .first_password import ADMIN
 
 logger = logging.getLogger("insitu.bootstrap")
-
-ADMIN = "admin"
-PASSWORD_FILE = "first-password"  # noqa: S105  # name of a file; there until it was shown
 
 
 def extensions_folder() -> Path:
@@ -49,7 +47,7 @@ def prepare_people(settings: Settings, database: Database) -> None:
         if admin is None:
             password = random.token_urlsafe(12)
             # Before the commit: a crash between the two shows a password again, never none.
-            secrets.write(settings.secrets / PASSWORD_FILE, password)
+            first_password.keep(settings, password)
             admin = accounts.create(connection, ADMIN, password, site_admin=True)
             trail.record(connection, "system", "account-change", "account", ADMIN, detail={"made": True})
         token_file = settings.secrets / "admin-token"
@@ -67,19 +65,6 @@ def main() -> None:
         prepare_people(settings, database)
     finally:
         database.close()
-
-
-def password_to_show(settings: Settings) -> str | None:
-    """The admin's first password, where it was not shown yet."""
-    try:
-        return (settings.secrets / PASSWORD_FILE).read_text()
-    except FileNotFoundError:
-        return None
-
-
-def password_shown(settings: Settings) -> None:
-    """Forget the admin's first password."""
-    (settings.secrets / PASSWORD_FILE).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ from insitu.errors import Unavailable
 from insitu.processes import State
 from insitu.settings import Settings
 
-from . import bootstrap, databases, home, roster, secrets
+from . import databases, home, roster, secrets
 from .airflow import Airflow
 from .process import Definition, Process, end_leftover, last_words, tied
 
+BOOTSTRAP = [sys.executable, "-m", "insitu_services.supervisor.bootstrap"]
 GUARDIAN = Path(__file__).with_name("guardian.py")
 LOOK_EVERY = 0.1  # seconds, while something is awaited
 LOOK_IDLE = 1.0  # seconds, otherwise; a death wakes it at once
@@ -111,7 +112,7 @@ class Supervisor:
         if migrated:
             self._start_all(roster.engine(airflow))
         setup_log = settings.logs / "bootstrap.log"
-        setup = tied([sys.executable, "-m", bootstrap.__name__], roster.environment(settings), setup_log)
+        setup = tied(BOOTSTRAP, roster.environment(settings), setup_log)
         if not migrated:
             self.tell("Making Airflow's database (once)")
             log = settings.logs / "airflow-migration.log"
