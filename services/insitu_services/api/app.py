@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from . import problems
 from .context import Context
+from .dicomweb.router import router as dicomweb
 
 
 def create_app(context: Context) -> FastAPI:
@@ -13,4 +14,5 @@ def create_app(context: Context) -> FastAPI:
     app = FastAPI(title="Insitu", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json")
     app.state.context = context
     problems.install(app)
+    app.include_router(dicomweb)
     return app

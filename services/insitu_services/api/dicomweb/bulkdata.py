@@ -1,0 +1,85 @@
+"""The value of one attribute as bytes, by the path that BulkDataURI names: tags, and numbers of sequence items between them.
+
+Not here: pixels by frame (frames).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from insitu.archive.blobs import BlobStore
+from insitu.archive.header import syntax_of
+from insitu.database import Row
+from insitu.errors import NotFound
+from pydicom import Dataset
+
+from . import frames
+
+_ENCAPSULATED_DOCUMENT = 0x00420011
+_WORDS = {"OW": 2, "US": 2, "SS": 2, "AT": 2, "OF": 4, "FL": 4, "OL": 4, "UL": 4, "SL": 4, "OD": 8, "FD": 8,
+          "OV": 8, "SV": 8, "UV": 8}  # fmt: skip
+_MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")
+
+
+@dataclass(frozen=True)
+class Value:
+    """Bytes in little endian, and what they are."""
+
+    data: bytes
+    media_type: str
+
+
+def value(blobs: BlobStore, row: Row, path: str) -> Value:
+    """The value of an attribute.
+
+    Parameters
+    ----------
+    blobs : BlobStore
+    row : dict
+        The instance.
+    path : str
+        For example `00420011` or `54000100/0/54001010`; items count from 0.
+
+    Raises
+    ------
+    NotFound
+        The instance has no such value.
+    """
+    missing = NotFound("This instance has no such value", value=path[:100], remedy="Use a BulkDataURI of its metadata")
+    parts = path.split("/")
+    if len(parts) % 2 == 0 or not all(re.fullmatch(r"[0-9A-Fa-f]{8}", tag) for tag in parts[::2]):
+        raise missing
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts[1::2]):
+        raise missing
+    if parts == ["7FE00010"]:
+        where = frames.layout(blobs, row)
+        return Value(
+            b"".join(frames.stored(blobs, where, list(range(1, where.frames + 1)))), "application/octet-stream"
+        )
+    syntax, offset = row["transfer_syntax_uid"], row["dataset_offset"]
+    with frames.source(blobs, row["blob_key"], syntax, offset) as stream:
+        dataset = frames.header(stream, syntax, offset)
+    return _find(dataset, parts, syntax_of(syntax).little, missing)
+
+
+def _find(dataset: Dataset, parts: list[str], little: bool, missing: NotFound) -> Value:
+    for tag, number in zip(parts[::2], parts[1::2], strict=False):
+        element = dataset.get(int(tag, 16))
+        if element is None or element.VR != "SQ" or int(number) >= len(element.value):
+            raise missing
+        dataset = element.value[int(number)]
+    tag_number = int(parts[-1], 16)
+    raw = dataset.get_item(tag_number)
+    if raw is None or not isinstance(raw.value, bytes):
+        raise missing
+    data = raw.value
+    word = _WORDS.get(raw.VR or "", 1)
+    if not little and word > 1 and len(data) % word == 0:
+        data = np.frombuffer(data, f">u{word}").astype(f"<u{word}").tobytes()
+    media_type = "application/octet-stream"
+    if tag_number == _ENCAPSULATED_DOCUMENT:
+        named = str(dataset.get("MIMETypeOfEncapsulatedDocument", "")).strip().lower()
+        media_type = named if _MEDIA_TYPE.fullmatch(named) else media_type
+    return Value(data, media_type)

@@ -1,0 +1,297 @@
+"""Images for the eye: rendered instances and frames, and thumbnails (PS3.18 10.4.1.1.3 and 10.4.1.1.4), as JPEG or PNG.
+
+Not here: frames as data (wado, frames).
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Request, Response
+from insitu.archive.blobs import BlobStore
+from insitu.database import Row
+from insitu.errors import NotFound
+from insitu.projects.permissions import Action, Principal
+from PIL import Image
+from pydicom import Dataset
+from pydicom.multival import MultiValue
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
+
+from ..access import requires
+from ..context import Context, Ctx
+from . import frames, multipart
+from .answers import instance_url
+from .negotiation import BadRequest, Offer, choose
+from .resource import accept_of, base_url, instances
+from .wado import frame_numbers
+
+router = APIRouter(tags=["dicomweb"])
+Reader = Annotated[Principal, Depends(requires(Action.IMAGE_READ))]
+
+THUMBNAIL = 128  # pixels of the longer side
+_FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
+_FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG"}
+
+
+@dataclass(frozen=True)
+class View:
+    """How to render: window (centre, width, function), largest size in pixels, quality of JPEG in percent."""
+
+    window: tuple[float, float, str] | None = None
+    size: tuple[int, int] | None = None
+    quality: int = 90
+
+
+def parse_view(parameters: dict[str, str]) -> View:
+    """Read `window`, `viewport` and `quality` (PS3.18 8.3.5).
+
+    Raises
+    ------
+    BadRequest
+        A parameter is unknown or its value cannot be meant.
+    """
+    window, size, quality = None, None, 90
+    for name, value in parameters.items():
+        if name == "window":
+            window = _window(value)
+        elif name == "viewport":
+            numbers = value.split(",")
+            if len(numbers) not in (2, 6) or not all(
+                n.isascii() and n.isdigit() and 0 < int(n) <= 8192 for n in numbers[:2]
+            ):
+                raise BadRequest("viewport is WIDTH,HEIGHT in pixels, at most 8192", value=value[:100])
+            if len(numbers) == 6:
+                raise BadRequest("A viewport of a part of the image is not supported", value=value[:100])
+            size = int(numbers[0]), int(numbers[1])
+        elif name == "quality":
+            if not (value.isascii() and value.isdigit() and 1 <= int(value) <= 100):
+                raise BadRequest("quality is a whole number from 1 to 100", value=value[:100])
+            quality = int(value)
+        elif name != "accept":
+            raise BadRequest("This is not a parameter of rendered images", value=name[:100])
+    return View(window, size, quality)
+
+
+def _window(value: str) -> tuple[float, float, str]:
+    parts = value.split(",")
+    refused = BadRequest(
+        "window is CENTRE,WIDTH,FUNCTION",
+        value=value[:100],
+        remedy="For example 40,400,linear (or linear-exact, sigmoid)",
+    )
+    if len(parts) not in (2, 3):
+        raise refused
+    try:
+        centre, width = float(parts[0]), float(parts[1])
+    except ValueError as error:
+        raise refused from error
+    function = _FUNCTIONS.get((parts[2] if len(parts) == 3 else "linear").lower().replace("_", "-"))
+    if function is None or not np.isfinite(centre) or not 0 < width < 1e12 or (function == "LINEAR" and width < 1):
+        raise refused
+    return centre, width, function
+
+
+def render(blobs: BlobStore, row: Row, number: int, view: View) -> Image.Image:
+    """One frame as an 8-bit image: modality LUT, window or VOI LUT, presentation, colours.
+
+    Raises
+    ------
+    NotFound
+        The instance has no such frame.
+    Undecodable
+        No decoder takes its pixel data.
+    """
+    where = frames.layout(blobs, row)
+    frames.check_numbers(where, [number])
+    frame = next(iter(frames.stored(blobs, where, [number])))
+    pixels = frames.decode(where, frame)
+    syntax, offset = row["transfer_syntax_uid"], row["dataset_offset"]
+    with frames.source(blobs, row["blob_key"], syntax, offset) as stream:
+        dataset = frames.header(stream, syntax, offset)
+    photometric = str(where.description.get("PhotometricInterpretation", "MONOCHROME2"))
+    if photometric == "PALETTE COLOR":
+        image = Image.fromarray(_eight_bits(apply_color_lut(pixels, dataset)))
+    elif pixels.ndim == 3:
+        image = Image.fromarray(_eight_bits(pixels))
+    else:
+        image = Image.fromarray(_grey(pixels, dataset, number, view, inverted=photometric == "MONOCHROME1"))
+    if view.size is not None:
+        scale = min(view.size[0] / image.width, view.size[1] / image.height)
+        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    return image
+
+
+def _eight_bits(colours: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return (colours >> 8).astype(np.uint8) if colours.dtype.itemsize == 2 else colours.astype(np.uint8)
+
+
+def _grey(
+    pixels: np.ndarray[Any, Any], dataset: Dataset, number: int, view: View, *, inverted: bool
+) -> np.ndarray[Any, Any]:
+    attributes = _of_frame(dataset, number)
+    values = apply_modality_lut(pixels, attributes).astype(np.float64)
+    window = view.window or _stored_window(attributes)
+    if view.window is None and "VOILUTSequence" in attributes:
+        highest = float(2 ** int(attributes.VOILUTSequence[0].LUTDescriptor[2]) - 1)
+        share = apply_voi_lut(values.astype(np.int64), attributes).astype(np.float64) / highest
+    elif window is not None:
+        share = windowed(values, *window)
+    else:
+        padding = dataset.get("PixelPaddingValue")
+        inside = values[pixels != padding] if isinstance(padding, int) else values
+        inside = inside if inside.size else values
+        low, high = float(inside.min()), float(inside.max())
+        share = (values - low) / ((high - low) or 1.0)
+    grey: np.ndarray[Any, Any] = np.round(np.clip(share, 0, 1) * 255).astype(np.uint8)
+    return 255 - grey if inverted else grey
+
+
+def windowed(values: np.ndarray[Any, Any], centre: float, width: float, function: str) -> np.ndarray[Any, Any]:
+    """Values through a window, 0 to 1 inside it (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
+    if function == "SIGMOID":
+        return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -700, 700)))
+    if function == "LINEAR_EXACT":
+        return (values - centre) / width + 0.5
+    if width <= 1:
+        return (values > centre - 0.5).astype(np.float64)
+    return (values - (centre - 0.5)) / (width - 1) + 0.5
+
+
+def _stored_window(attributes: Dataset) -> tuple[float, float, str] | None:
+    """The first window the object asks for."""
+    ends = []
+    for keyword in ("WindowCenter", "WindowWidth"):
+        value = attributes.get(keyword)
+        ends.append(next(iter(value), None) if isinstance(value, MultiValue) else value)
+    centre, width = ends
+    if centre is None or width is None or not float(width) > 0:
+        return None
+    function = str(attributes.get("VOILUTFunction") or "LINEAR")
+    return float(centre), float(width), function if function in _FUNCTIONS.values() else "LINEAR"
+
+
+def _of_frame(dataset: Dataset, number: int) -> Dataset:
+    """The attributes of grey values that hold for a frame: from the functional groups where there are any (PS3.3 C.7.6.16)."""
+    found = Dataset()
+    sources = [dataset]
+    for keyword, index in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", number - 1)):
+        groups = dataset.get(keyword) or []
+        if index < len(groups):
+            for inner in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+                if groups[index].get(inner):
+                    sources.append(groups[index].get(inner)[0])
+    for source in sources:
+        for keyword in (
+            "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
+            "VOILUTSequence", "BitsStored", "BitsAllocated", "PixelRepresentation",
+        ):  # fmt: skip
+            if keyword in source and source[keyword].value not in (None, ""):
+                found[keyword] = source[keyword]
+    found.PhotometricInterpretation = "MONOCHROME2"  # inversion comes last, here
+    for keyword, value in (("BitsStored", 16), ("BitsAllocated", 16), ("PixelRepresentation", 0)):
+        if keyword not in found:
+            setattr(found, keyword, value)
+    return found
+
+
+def encode(image: Image.Image, media_type: str, quality: int) -> bytes:
+    """The image as a file."""
+    buffer = io.BytesIO()
+    options = {"quality": quality} if media_type == "image/jpeg" else {}
+    image.save(buffer, _FORMATS[media_type], **options)
+    return buffer.getvalue()
+
+
+def _media_type(request: Request) -> str:
+    return choose(accept_of(request), [Offer(name, multipart=False) for name in _FORMATS]).media_type
+
+
+def _rows(
+    context: Context, principal: Principal, study: str, series: str | None = None, instance: str | None = None
+) -> list[Row]:
+    with context.database.transaction() as connection:
+        return instances(connection, principal, study, series, instance)
+
+
+@router.get("/studies/{study}/series/{series}/instances/{instance}/rendered")
+def rendered_instance(
+    request: Request, context: Ctx, principal: Reader, study: str, series: str, instance: str
+) -> Response:
+    """The instance as an image; of several frames the first one."""
+    media_type, view = _media_type(request), parse_view(dict(request.query_params))
+    row = _rows(context, principal, study, series, instance)[0]
+    return Response(
+        encode(render(context.archive.blobs, row, 1, view), media_type, view.quality), media_type=media_type
+    )
+
+
+@router.get("/studies/{study}/series/{series}/instances/{instance}/frames/{numbers}/rendered")
+def rendered_frames(
+    request: Request, context: Ctx, principal: Reader, study: str, series: str, instance: str, numbers: str
+) -> Response:
+    """Frames as images: one as itself, several as multipart."""
+    wanted, view = frame_numbers(numbers), parse_view(dict(request.query_params))
+    row = _rows(context, principal, study, series, instance)[0]
+    blobs = context.archive.blobs
+    frames.check_numbers(frames.layout(blobs, row), wanted)
+    offer = choose(accept_of(request), [Offer(name, multipart=len(wanted) > 1) for name in _FORMATS])
+    images = [encode(render(blobs, row, number, view), offer.media_type, view.quality) for number in wanted]
+    if not offer.multipart:
+        return Response(images[0], media_type=offer.media_type)
+    url = instance_url(base_url(request), row)
+    parts = [
+        (
+            {"Content-Type": offer.media_type, "Content-Location": f"{url}/frames/{number}/rendered"},
+            [image],
+        )
+        for number, image in zip(wanted, images, strict=True)
+    ]
+    boundary = multipart.new_boundary()
+    return Response(
+        b"".join(multipart.body(boundary, parts)), media_type=multipart.content_type(offer.media_type, boundary)
+    )
+
+
+def _thumbnail(request: Request, context: Context, rows: list[Row], number: int | None = None) -> Response:
+    """The middle of the first series that has images."""
+    media_type, view = _media_type(request), parse_view(dict(request.query_params))
+    view = View(view.window, view.size or (THUMBNAIL, THUMBNAIL), view.quality)
+    images = [row for row in rows if row["image_rows"]]
+    if not images:
+        raise NotFound("There is no image to show", why="None of these instances has pixel data")
+    first = [row for row in images if row["series"] == images[0]["series"]]
+    row = first[len(first) // 2]
+    chosen = number or (frames.layout(context.archive.blobs, row).frames + 1) // 2
+    image = render(context.archive.blobs, row, chosen, view)
+    return Response(encode(image, media_type, view.quality), media_type=media_type)
+
+
+@router.get("/studies/{study}/thumbnail")
+def study_thumbnail(request: Request, context: Ctx, principal: Reader, study: str) -> Response:
+    """A small image of a study."""
+    return _thumbnail(request, context, _rows(context, principal, study))
+
+
+@router.get("/studies/{study}/series/{series}/thumbnail")
+def series_thumbnail(request: Request, context: Ctx, principal: Reader, study: str, series: str) -> Response:
+    """A small image of a series."""
+    return _thumbnail(request, context, _rows(context, principal, study, series))
+
+
+@router.get("/studies/{study}/series/{series}/instances/{instance}/thumbnail")
+def instance_thumbnail(
+    request: Request, context: Ctx, principal: Reader, study: str, series: str, instance: str
+) -> Response:
+    """A small image of an instance."""
+    return _thumbnail(request, context, _rows(context, principal, study, series, instance))
+
+
+@router.get("/studies/{study}/series/{series}/instances/{instance}/frames/{number}/thumbnail")
+def frame_thumbnail(
+    request: Request, context: Ctx, principal: Reader, study: str, series: str, instance: str, number: str
+) -> Response:
+    """A small image of a frame."""
+    return _thumbnail(request, context, _rows(context, principal, study, series, instance), frame_numbers(number)[0])

@@ -1,0 +1,11 @@
+"""The DICOMweb routes as one router, under /dicom-web."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from . import qido, rendered, stow, wado
+
+router = APIRouter(prefix="/dicom-web")
+for part in (qido, stow, wado, rendered):
+    router.include_router(part.router)

@@ -1,0 +1,359 @@
+"""STOW-RS: storing objects (PS3.18 10.5). The body is taken part by part into the archive; no object is held in memory.
+
+New series enter the project named by the query parameter `project` or the header `X-Insitu-Project`, else the site's default
+project; the caller needs the right to store there. Not here: what makes an object archivable (insitu.archive).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+from insitu.archive.outcome import Outcome, Stored
+from insitu.archive.receipts import Receipt
+from insitu.archive.store import Archive, Incoming
+from insitu.audit import trail
+from insitu.errors import Unavailable
+from insitu.projects.permissions import Action, Principal, Resource, authorize
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from ..access import requires
+from ..context import Context, Ctx
+from .answers import element, instance_url, study_url
+from .multipart import Parser, PartData, PartStart
+from .negotiation import BadRequest, UnsupportedMediaType, json_type, parse_media_type
+from .resource import accept_of, base_url
+
+router = APIRouter(tags=["dicomweb"])
+logger = logging.getLogger(__name__)
+Storer = Annotated[Principal, Depends(requires(Action.IMAGE_STORE))]
+
+HAND_OVER = 1 << 18  # bytes gathered before a thread writes them
+RENEW_EVERY = 10.0  # seconds
+
+# Failure Reason (0008,1197), PS3.18 10.5.3.2 with the status codes of PS3.4 B.2.3 and PS3.7 C
+PROCESSING_FAILURE = 0x0110
+DUPLICATE_SOP_INSTANCE = 0x0111
+OUT_OF_RESOURCES = 0xA700
+DOES_NOT_MATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+
+
+@dataclass(frozen=True)
+class Item:
+    """What became of one part. `failure` None: it is safe."""
+
+    sop_class_uid: str | None = None
+    sop_instance_uid: str | None = None
+    study_instance_uid: str | None = None
+    series_instance_uid: str | None = None
+    failure: int | None = None
+
+
+def item_of(stored: Stored, study: str | None) -> Item:
+    """The item for an outcome of the archive; `study` is the one named by the resource."""
+    failure = None
+    if stored.outcome is Outcome.CONFLICT_REFUSED:
+        failure = DUPLICATE_SOP_INSTANCE
+    elif not stored.success:
+        other_study = study is not None and stored.study_instance_uid not in (None, study)
+        failure = DOES_NOT_MATCH if other_study else CANNOT_UNDERSTAND
+    known = stored.outcome in (Outcome.STORED, Outcome.DUPLICATE)
+    return Item(
+        stored.sop_class_uid,
+        stored.sop_instance_uid,
+        stored.study_instance_uid if known else None,
+        stored.series_instance_uid if known else None,
+        failure,
+    )
+
+
+class Session:
+    """One request's parts on their way into the archive. Used by one thread at a time.
+
+    Parameters
+    ----------
+    archive : Archive
+    receipt : Receipt
+    boundary : str
+        Of the multipart body.
+    study : str, optional
+        Study Instance UID every object must have.
+    """
+
+    def __init__(self, archive: Archive, receipt: Receipt, boundary: str, study: str | None) -> None:
+        self._archive = archive
+        self._receipt = receipt
+        self._parser = Parser(boundary)
+        self._study = study
+        self._incoming: Incoming | None = None
+        self._failure: int | None = None
+        self._open = False
+        self.items: list[Item] = []
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the body.
+
+        Raises
+        ------
+        BadRequest
+            The body is no multipart body.
+        """
+        for event in self._parser.feed(data):
+            if isinstance(event, PartStart):
+                self._begin(event)
+            elif isinstance(event, PartData):
+                self._write(event.data)
+            else:
+                self._end()
+
+    def finish(self) -> None:
+        """Say that the body has ended: a part without an end is a failure.
+
+        Raises
+        ------
+        BadRequest
+            The body held no part.
+        """
+        if self._open:
+            self.abort()
+            self.items.append(Item(failure=CANNOT_UNDERSTAND))
+        elif not self.items:
+            raise BadRequest(
+                "The body holds no part",
+                why="no delimiter with this boundary was found in it",
+                remedy="Send multipart/related with one application/dicom part per object",
+            )
+        elif not self._parser.complete:
+            self.items.append(Item(failure=CANNOT_UNDERSTAND))
+
+    def abort(self) -> None:
+        """Forget the object at hand."""
+        if self._incoming is not None:
+            self._incoming.abort()
+            self._incoming = None
+
+    def _begin(self, part: PartStart) -> None:
+        self._open = True
+        self._failure = None
+        declared = part.headers.get("content-type", "application/dicom").split(";")[0].strip().lower()
+        if declared not in ("application/dicom", "application/octet-stream"):
+            self._failure = CANNOT_UNDERSTAND
+            return
+        try:
+            self._incoming = self._archive.begin(self._receipt, study_instance_uid=self._study)
+        except Unavailable as error:
+            self._out_of_resources(error)
+
+    def _write(self, data: bytes) -> None:
+        if self._incoming is None:
+            return
+        try:
+            self._incoming.write(data)
+        except Unavailable as error:
+            self._out_of_resources(error)
+
+    def _end(self) -> None:
+        self._open = False
+        incoming, self._incoming = self._incoming, None
+        if incoming is None:
+            self.items.append(Item(failure=self._failure or PROCESSING_FAILURE))
+            return
+        try:
+            self.items.append(item_of(incoming.commit(), self._study))
+        except Unavailable as error:
+            logger.warning("an object was refused: %s", error)
+            self.items.append(Item(failure=OUT_OF_RESOURCES))
+        except Exception:  # the other parts are stored or refused on their own
+            logger.exception("an object could not be stored")
+            self.items.append(Item(failure=PROCESSING_FAILURE))
+
+    def _out_of_resources(self, error: Unavailable) -> None:
+        logger.warning("an object was refused: %s", error)
+        self._failure = OUT_OF_RESOURCES
+        self.abort()
+
+
+def status_of(items: Sequence[Item]) -> int:
+    """The HTTP status (PS3.18 table 10.5.3-1): 200 all stored, 202 some, 409 none, 503 none for want of resources."""
+    failures = [item.failure for item in items if item.failure is not None]
+    if not failures:
+        return 200
+    if len(failures) < len(items):
+        return 202
+    return 503 if set(failures) == {OUT_OF_RESOURCES} else 409
+
+
+def response_document(items: Sequence[Item], base: str) -> dict[str, Any]:
+    """The Store Instances Response Module (PS3.18 annex I) as DICOM JSON.
+
+    Failures that cannot be tied to a SOP Instance UID stand in the Other Failures Sequence.
+    """
+    stored: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for item in items:
+        uids = dict(
+            element(keyword, uid)
+            for keyword, uid in (
+                ("ReferencedSOPClassUID", item.sop_class_uid),
+                ("ReferencedSOPInstanceUID", item.sop_instance_uid),
+            )
+            if uid
+        )
+        if item.failure is not None:
+            reason = dict([element("FailureReason", item.failure)])
+            (failed if item.sop_instance_uid else others).append(uids | reason)
+            continue
+        url = {}
+        if item.study_instance_uid and item.series_instance_uid:
+            url = dict([element("RetrieveURL", instance_url(base, vars(item)))])
+        stored.append(uids | url)
+    document: dict[str, Any] = {}
+    studies = {item.study_instance_uid for item in items if item.study_instance_uid}
+    if len(studies) == 1:
+        document.update([element("RetrieveURL", study_url(base, {"study_instance_uid": studies.pop()}))])
+    for keyword, sequence in (
+        ("FailedSOPSequence", failed),
+        ("ReferencedSOPSequence", stored),
+        ("OtherFailuresSequence", others),
+    ):
+        if sequence:
+            document.update([element(keyword, *sequence)])
+    return document
+
+
+def boundary_of(content_type: str | None) -> str:
+    """The boundary of a request's Content-Type.
+
+    Raises
+    ------
+    UnsupportedMediaType
+        It is not multipart/related with application/dicom parts.
+    BadRequest
+        It names no boundary.
+    """
+    media = parse_media_type(content_type or "/")
+    kind = (media.parameter("type") or "application/dicom").lower()
+    if media.name != "multipart/related" or kind != "application/dicom":
+        raise UnsupportedMediaType(
+            "Objects are stored as multipart/related with application/dicom parts",
+            value=(content_type or "")[:200],
+            remedy='Send Content-Type: multipart/related; type="application/dicom"; boundary=...',
+        )
+    boundary = media.parameter("boundary")
+    if not boundary or len(boundary) > 200:
+        raise BadRequest("The Content-Type names no usable boundary", value=(content_type or "")[:200])
+    return boundary
+
+
+async def _store(
+    request: Request, context: Context, principal: Principal, project: str | None, study: str | None
+) -> Response:
+    media_type = json_type(accept_of(request))
+    unknown = set(request.query_params) - {"project", "accept"}
+    if unknown:
+        raise BadRequest("This is not a parameter of storing", value=sorted(unknown)[0][:100])
+    target = project or context.settings.default_project
+    authorize(principal, Action.IMAGE_STORE, Resource(kind="project", id=target, projects=frozenset({target})))
+    boundary = boundary_of(request.headers.get("content-type"))
+    archive = context.archive
+    peer = request.client.host if request.client else None
+    receipt = await run_in_threadpool(
+        archive.open_receipt, channel="stow", peer=peer, principal=principal.name, project=project
+    )
+    session = Session(archive, receipt, boundary, study)
+    renewal = asyncio.create_task(_renew(archive, receipt))
+    try:
+        malformed = await _receive(request, session)
+    except ClientDisconnect:
+        logger.info("a client left while it was storing; receipt %s", receipt.id)
+        return Response(status_code=400)
+    finally:
+        renewal.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await renewal
+        await run_in_threadpool(session.abort)
+        await run_in_threadpool(archive.close_receipt, receipt)
+        await run_in_threadpool(_audit, context, principal, receipt, session.items)
+    if malformed is not None and all(item.failure is not None for item in session.items):
+        raise malformed
+    return JSONResponse(
+        response_document(session.items, base_url(request)), status_code=status_of(session.items), media_type=media_type
+    )
+
+
+async def _receive(request: Request, session: Session) -> BadRequest | None:
+    """Feed the body to the session; what is wrong with the body as a whole, if anything."""
+    gathered = bytearray()
+    try:
+        async for chunk in request.stream():
+            gathered += chunk
+            if len(gathered) >= HAND_OVER:
+                data, gathered = bytes(gathered), bytearray()
+                await run_in_threadpool(session.feed, data)
+        await run_in_threadpool(session.feed, bytes(gathered))
+        await run_in_threadpool(session.finish)
+    except BadRequest as error:
+        session.items.append(Item(failure=CANNOT_UNDERSTAND))
+        return error
+    return None
+
+
+async def _renew(archive: Archive, receipt: Receipt) -> None:
+    """Keep the series of this request from becoming complete while it goes on."""
+    while True:
+        await asyncio.sleep(RENEW_EVERY)
+        try:
+            await run_in_threadpool(archive.renew, receipt)
+        except Unavailable as error:
+            logger.warning("the lease of a request was not renewed: %s", error)
+
+
+def _audit(context: Context, principal: Principal, receipt: Receipt, items: Sequence[Item]) -> None:
+    failed = sum(item.failure is not None for item in items)
+    try:
+        with context.database.transaction() as connection:
+            trail.record(
+                connection, principal.name, "store", "receipt", receipt.id, receipt.link_project,
+                outcome="success" if items and not failed else "failure",
+                detail={"stored": len(items) - failed, "failed": failed},
+            )  # fmt: skip
+    except Unavailable as error:
+        logger.warning("storing was not noted in the audit trail: %s", error)
+
+
+ProjectQuery = Annotated[str | None, Query(alias="project", description="Project that new series enter.")]
+ProjectHeader = Annotated[str | None, Header(alias="X-Insitu-Project", description="The same as a header.")]
+
+
+@router.post("/studies")
+async def store(
+    request: Request,
+    context: Ctx,
+    principal: Storer,
+    project: ProjectQuery = None,
+    project_header: ProjectHeader = None,
+) -> Response:
+    """Store objects of any studies."""
+    return await _store(request, context, principal, project or project_header, None)
+
+
+@router.post("/studies/{study}")
+async def store_in_study(
+    request: Request,
+    context: Ctx,
+    principal: Storer,
+    study: str,
+    project: ProjectQuery = None,
+    project_header: ProjectHeader = None,
+) -> Response:
+    """Store objects of one study; objects of another are refused."""
+    return await _store(request, context, principal, project or project_header, study)
