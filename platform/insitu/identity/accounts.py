@@ -117,7 +117,7 @@ def lock_seconds(failures: int) -> int:
     """How long an account is locked after so many failed logins in a row."""
     if failures < FREE_FAILURES:
         return 0
-    return min(LONGEST_LOCK, FIRST_LOCK * 2 ** min(failures - FREE_FAILURES, 16))
+    return int(min(LONGEST_LOCK, FIRST_LOCK * 2 ** min(failures - FREE_FAILURES, 16)))
 
 
 def attempt(connection: Connection, name: str, password: str) -> Attempt:

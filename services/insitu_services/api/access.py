@@ -28,6 +28,7 @@ def current_principal(request: Request, context: Ctx) -> Principal:
     principal = authenticate(context.database, context.settings, request.headers, request.cookies, request.method)
     if principal is None:
         raise Unauthenticated("Log in first", remedy="Send a session cookie or `Authorization: Bearer TOKEN`")
+    request.state.principal = principal.name  # for the log
     return principal
 
 

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from typing import Annotated, Any
 
-from . import problems
+from fastapi import Depends, FastAPI, Request
+from insitu.projects.permissions import Action, Principal
+from prometheus_client import CollectorRegistry
+
+from . import accounts, audit, engine, gateway, health, login, problems, projects, protection, rules, runs, series
+from .access import requires
 from .context import Context
 from .dicomweb.router import router as dicomweb
+from .observation import Observation
+
+LARGEST_BODY = 4 << 20  # bytes, of routes that take JSON
+LARGEST_STORE = 1 << 40  # of one STOW-RS request; it is streamed to the disk
 
 
 def create_app(context: Context) -> FastAPI:
     """The application over `context`. Routers are listed here and nowhere else."""
-    app = FastAPI(title="Insitu", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json")
+    app = FastAPI(title="Insitu", docs_url=None, redoc_url=None, openapi_url=None, max_body_size=LARGEST_BODY)
     app.state.context = context
+    app.state.metrics = CollectorRegistry()
     problems.install(app)
-    app.include_router(dicomweb)
+    protection.install(app, context)
+    app.add_middleware(Observation, registry=app.state.metrics)
+    for module in (health, login, accounts, projects, audit, series, runs, rules, engine):
+        app.include_router(module.router)
+    app.include_router(gateway.router, max_body_size=context.settings.result_bytes)
+    app.include_router(dicomweb, max_body_size=LARGEST_STORE)
+
+    @app.get("/api/v1/openapi.json", include_in_schema=False)
+    def openapi(request: Request, principal: Annotated[Principal, Depends(requires(Action.SELF))]) -> dict[str, Any]:
+        """The description of every route (OpenAPI 3.1), for everybody with an account."""
+        document: dict[str, Any] = request.app.openapi()
+        return document
+
     return app

@@ -1,21 +1,30 @@
-"""Errors as RFC 9457 problem documents."""
+"""Errors as RFC 9457 problem documents.
+
+Not here: the last resort for errors nobody expected (protection).
+"""
 
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from insitu.errors import InsituError, Invalid
+from starlette.exceptions import HTTPException
+
+from .observation import template
 
 logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
 
 
 def problem(error: InsituError) -> JSONResponse:
     """The response for an error raised on purpose."""
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-    return JSONResponse(error.problem(), status_code=error.status, media_type="application/problem+json", headers=headers)
+    return JSONResponse(error.problem(), status_code=error.status, media_type=MEDIA_TYPE, headers=headers)
 
 
 def install(app: FastAPI) -> None:
@@ -23,6 +32,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(InsituError)
     def on_insitu_error(request: Request, error: InsituError) -> JSONResponse:
+        if error.status >= 500:
+            logger.warning("%s %s: %s", request.method, template(request.scope), error)
         return problem(error)
 
     @app.exception_handler(RequestValidationError)
@@ -31,7 +42,8 @@ def install(app: FastAPI) -> None:
         where = ".".join(str(part) for part in first["loc"])
         return problem(Invalid(f"The request's {where} is not usable", why=str(first["msg"])))
 
-    @app.exception_handler(Exception)
-    def on_other_error(request: Request, error: Exception) -> JSONResponse:
-        logger.exception("unexpected error in %s %s", request.method, request.scope.get("route"))
-        return problem(InsituError("The server made a mistake", remedy="The log of the api process has the details"))
+    @app.exception_handler(HTTPException)
+    def on_http_exception(request: Request, error: HTTPException) -> JSONResponse:
+        title = HTTPStatus(error.status_code).phrase
+        document = {"type": "about:blank", "title": title, "status": error.status_code, "detail": str(error.detail)}
+        return JSONResponse(document, error.status_code, media_type=MEDIA_TYPE, headers=error.headers)

@@ -161,7 +161,7 @@ class Dispatcher:
 
     def _seal(self) -> None:
         with self.database.transaction() as connection:
-            seal.seal(connection)
+            seal.seal(connection, seal.anchor_file(self.settings))
 
     def _until_deadline(self) -> float:
         with self.database.transaction() as connection:

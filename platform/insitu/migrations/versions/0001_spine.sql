@@ -64,6 +64,16 @@ CREATE TABLE audit_seal (
     hash      bytea NOT NULL                             -- SHA-256(previous hash || canonical event)
 );
 
+CREATE TABLE audit_pending (                             -- events that wait for the sealer; their numbers do not tell the
+    event  bigint PRIMARY KEY                            -- order of commits, so "all above the last sealed" would miss some
+);
+CREATE FUNCTION note_pending() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO audit_pending (event) VALUES (NEW.id);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER audit_event_pending AFTER INSERT ON audit_event FOR EACH ROW EXECUTE FUNCTION note_pending();
+
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'insufficient_privilege';

@@ -1,0 +1,99 @@
+"""`python -m insitu_services.api`: the api process."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+
+import uvicorn
+from insitu.archive.blobs import FileBlobStore
+from insitu.archive.store import Archive
+from insitu.database import Database
+from insitu.errors import Unavailable
+from insitu.settings import HostPort, Settings, load
+
+from insitu_services.logs import log_to_stderr
+
+from .app import create_app
+from .context import Context
+
+logger = logging.getLogger("insitu.api")
+
+CONNECTIONS = 16
+GRACE = 2  # seconds that open answers get when the process is asked to end; streams of events never end by themselves
+
+
+def listen(address: HostPort) -> socket.socket:
+    """A socket that listens on HOST:PORT.
+
+    Raises
+    ------
+    Unavailable
+        Another program has the port, or the address is not this machine's.
+    """
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), int(port)))
+    except OSError as error:
+        listener.close()
+        raise Unavailable(
+            "The web address cannot be used", value=address, why=str(error.strerror),
+            remedy="End the program that uses it, or choose another one with --http or INSITU_HTTP",
+        ) from error  # fmt: skip
+    listener.listen(1024)
+    listener.set_inheritable(True)
+    return listener
+
+
+def server(context: Context) -> uvicorn.Server:
+    """The HTTP server over `context`: no access log with queries, no trust in proxy headers, ends within seconds."""
+    config = uvicorn.Config(
+        create_app(context),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=GRACE,
+    )
+    return uvicorn.Server(config)
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    listener = listen(settings.http)
+    database = Database(settings.database_dsn("api"), minimum=2, maximum=CONNECTIONS)
+    archive = Archive(database, FileBlobStore(settings.blobs), settings)
+    # uvicorn raises the signal again after its own orderly end; without a handler it would cut off what follows
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    try:
+        server(Context(settings=settings, database=database, archive=archive)).run(sockets=[listener])
+    finally:
+        archive.close()
+        database.close()
+        listener.close()
+
+
+def main() -> None:
+    """Entry point."""
+    log_to_stderr("api")
+    # its INFO lines tell of every start and stop; its errors come with our own
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        run(load())
+    except Unavailable as error:
+        logger.error("%s", error)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
