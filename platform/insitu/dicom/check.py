@@ -64,13 +64,14 @@ _UID_CHARACTERS = re.compile(
 _ABOUT_PEOPLE = re.compile(r"0x0010|Patient|Physician|Operator|Name")
 
 
-def check(dataset: Dataset, sources: Sequence[Dataset] = ()) -> list[str]:
+def check(result: Dataset | Path, sources: Sequence[Dataset] = ()) -> list[str]:
     """What is wrong with a result object; empty where nothing is.
 
     Parameters
     ----------
-    dataset : Dataset
-        A Segmentation or Comprehensive 3D SR. It is written, read again and judged as read, with a second reader (highdicom's).
+    result : Dataset or Path
+        A Segmentation or Comprehensive 3D SR, or the file it was written to. It is judged as read back, with a second reader
+        (highdicom's).
     sources : sequence of Dataset
         Headers of its source series: patient and study must agree, references must name them.
 
@@ -80,13 +81,16 @@ def check(dataset: Dataset, sources: Sequence[Dataset] = ()) -> list[str]:
         One sentence each, without patient data.
     """
     try:
-        buffer = BytesIO()
-        pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
-        buffer.seek(0)
-        again = pydicom.dcmread(buffer)
+        if isinstance(result, Dataset):
+            buffer = BytesIO()
+            pydicom.dcmwrite(buffer, result, enforce_file_format=True)
+            buffer.seek(0)
+            again = pydicom.dcmread(buffer)
+        else:
+            again = pydicom.dcmread(result)
+        found = [*_attributes(again), *_values(again), *_carried(again, sources)]
     except Exception as error:  # noqa: BLE001 - whatever writing or reading says, the object is not usable
         return [f"It cannot be written and read again: {type(error).__name__}"]
-    found = [*_attributes(again), *_uids(again), *_carried(again, sources)]
     if again.get("SOPClassUID") == SegmentationStorage:
         found += _segmentation(again, sources)
     elif again.get("SOPClassUID") == Comprehensive3DSRStorage:
@@ -102,23 +106,22 @@ def _attributes(dataset: Dataset) -> Iterator[str]:
             yield f"{keyword} is missing"
         elif needs_value and dataset[keyword].is_empty:
             yield f"{keyword} has no value"
-    if NOTICE not in _texts(dataset):
-        yield "The notice that a physician must confirm it is missing"
-
-
-def _texts(dataset: Dataset) -> set[str]:
-    return {str(element.value) for element in dataset.iterall() if element.VR in ("LO", "ST", "LT", "UT", "SH")}
-
-
-def _uids(dataset: Dataset) -> Iterator[str]:
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
         if not _UID.fullmatch(str(dataset.get(keyword, ""))):
             yield f"{keyword} is no UID"
+
+
+def _values(dataset: Dataset) -> Iterator[str]:
+    notice = False
     for element in dataset.iterall():
         if element.VR == "UI" and not element.is_empty:
             for value in element.value if element.VM > 1 else [element.value]:
                 if not _UID_CHARACTERS.fullmatch(str(value)):
                     yield f"{element.keyword} is no UID"
+        elif element.VR in ("LO", "ST", "LT", "UT") and element.value == NOTICE:
+            notice = True
+    if not notice:
+        yield "The notice that a physician must confirm it is missing"
 
 
 def _carried(dataset: Dataset, sources: Sequence[Dataset]) -> Iterator[str]:
@@ -129,7 +132,7 @@ def _carried(dataset: Dataset, sources: Sequence[Dataset]) -> Iterator[str]:
 
 def _segmentation(dataset: Dataset, sources: Sequence[Dataset]) -> Iterator[str]:
     try:
-        segmentation = highdicom.seg.Segmentation.from_dataset(dataset, copy=True)
+        segmentation = highdicom.seg.Segmentation.from_dataset(dataset, copy=False)
         numbers = segmentation.segment_numbers
     except Exception as error:  # noqa: BLE001 - the second reader refuses in many ways
         yield f"The second reader refuses it: {type(error).__name__}"
@@ -154,7 +157,7 @@ def _segmentation(dataset: Dataset, sources: Sequence[Dataset]) -> Iterator[str]
 
 def _report(dataset: Dataset, sources: Sequence[Dataset]) -> Iterator[str]:
     try:
-        report = highdicom.sr.Comprehensive3DSR.from_dataset(dataset, copy=True)
+        report = highdicom.sr.Comprehensive3DSR.from_dataset(dataset, copy=False)
         groups = report.content.get_volumetric_roi_measurement_groups()
     except Exception as error:  # noqa: BLE001 - the second reader refuses in many ways
         yield f"The second reader refuses it: {type(error).__name__}"

@@ -15,8 +15,13 @@ class Concept(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scheme: str = Field(min_length=1, max_length=16)
-    value: str = Field(min_length=1, max_length=16)
+    value: str = Field(min_length=1, max_length=64)
     meaning: str = Field(min_length=1, max_length=64)
+
+    @classmethod
+    def of(cls, code: Code) -> Concept:
+        """The same concept from pydicom's or highdicom's form."""
+        return cls(scheme=code.scheme_designator, value=code.value, meaning=code.meaning)
 
     def code(self) -> Code:
         """The concept as pydicom and highdicom take it."""

@@ -13,6 +13,7 @@ from highdicom.sr import (
     CodedConcept,
     Comprehensive3DSR,
     DeviceObserverIdentifyingAttributes,
+    FindingSite,
     MeasurementReport,
     ObservationContext,
     ObserverContext,
@@ -33,7 +34,6 @@ from . import codes, result, segmentation
 from .measurements import Measurement, Measurements
 from .result import NOTICE, Provenance
 from .segmentation import Segment
-from .software import MANUFACTURER
 from .uids import derive
 
 SERIES_NUMBER = 7001
@@ -111,9 +111,8 @@ def write_measurement_report(
         )
     )
     description = result.series_description(algorithm, "SR")
-    stand_ins = [result.stand_in(source) for source in sources]
     report = Comprehensive3DSR(
-        evidence=[*stand_ins, segmentation_object],
+        evidence=[*result.stand_ins(sources), segmentation_object],
         content=content[0],
         series_instance_uid=provenance.series_instance_uid,
         series_number=series_number,
@@ -128,9 +127,7 @@ def write_measurement_report(
     )
     if not complete:
         report.CompletionFlagDescription = "The algorithm did not measure everything"
-    texts = [description, algorithm.name, algorithm.version, *(segment.name for segment in segments)]
-    texts += [concept.meaning for segment in segments for concept in (segment.category, segment.type)]
-    result.finish(report, sources[0], provenance, texts)
+    result.finish(report, sources[0], provenance, segmentation.texts(description, segments, provenance))
     return report
 
 
@@ -140,7 +137,7 @@ def _observation_context(provenance: Provenance) -> ObservationContext:
     device = DeviceObserverIdentifyingAttributes(
         uid=derive("algorithm", algorithm.digest),
         name=f"{algorithm.name} {algorithm.version}",
-        manufacturer_name=MANUFACTURER,
+        manufacturer_name=algorithm.source,
         model_name=algorithm.name,
         serial_number=algorithm.digest,
     )
@@ -176,8 +173,9 @@ def _group(
             name=algorithm.name,
             version=algorithm.version,
             parameters=[f"digest={algorithm.digest}"],
-            manufacturer=MANUFACTURER,
+            manufacturer=algorithm.source,
         ),
+        finding_sites=[FindingSite(segment.anatomic_region.code())] if segment.anatomic_region else None,
         measurements=[_measurement(item, modality) for item in measurements],
     )
 

@@ -38,6 +38,22 @@ _TYPE_2 = (  # of patient and study: always present in a result, perhaps without
     "StudyTime",
     "ReferringPhysicianName",
 )
+_PER_IMAGE = (
+    "ImageType",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "Rows",
+    "Columns",
+)
 
 
 @dataclass(frozen=True)
@@ -52,12 +68,20 @@ class Algorithm:
         `sha256:...` of the installed package.
     title : str
         For people; the name where empty.
+    manufacturer : str
+        Who made the algorithm; the platform where empty.
     """
 
     name: str
     version: str
     digest: str
     title: str = ""
+    manufacturer: str = ""
+
+    @property
+    def source(self) -> str:
+        """Who made the algorithm."""
+        return self.manufacturer or MANUFACTURER
 
     @property
     def label(self) -> str:
@@ -142,25 +166,31 @@ def identification(algorithm: Algorithm) -> highdicom.AlgorithmIdentificationSeq
         name=algorithm.name[:64],
         family=codes.ARTIFICIAL_INTELLIGENCE,
         version=algorithm.version[:64],
-        source=MANUFACTURER,
+        source=algorithm.source[:64],
         parameters={"digest": algorithm.digest},
     )
 
 
-def stand_in(source: Dataset) -> Dataset:
-    """A copy of a source header without values that a constructor might refuse.
+def stand_ins(sources: Sequence[Dataset]) -> list[Dataset]:
+    """Copies of the source headers without values that a constructor might refuse.
 
     Real headers hold things like a patient's sex of `U`. A result carries over what its source says, right or wrong, so patient and
-    study are taken over afterwards, by `finish`.
+    study are taken over afterwards, by `finish`. The first copy has all standard attributes, the others those that differ by image.
     """
-    copy = _public(source)
+    copies = [_public(sources[0])]
+    for source in sources[1:]:
+        copy = Dataset()
+        for keyword in _PER_IMAGE:
+            if keyword in source:
+                copy.add(source[keyword])
+        copies.append(copy)
     for keyword in (*_TYPE_2, "PatientAge"):
         # A new element: the copy shares its elements with the source.
-        copy[keyword] = DataElement(tag_for_keyword(keyword), dictionary_VR(keyword), "")
+        copies[0][keyword] = DataElement(tag_for_keyword(keyword), dictionary_VR(keyword), "")
     for keyword in ("SpecificCharacterSet", "ContributingEquipmentSequence", "TimezoneOffsetFromUTC"):
-        if keyword in copy:
-            del copy[keyword]
-    return copy
+        if keyword in copies[0]:
+            del copies[0][keyword]
+    return copies
 
 
 def _public(source: Dataset) -> Dataset:
@@ -178,7 +208,7 @@ def finish(result: highdicom.SOPClass, source: Dataset, provenance: Provenance, 
     Parameters
     ----------
     result : highdicom.SOPClass
-        The object as constructed from `stand_in` headers; changed in place.
+        The object as constructed from `stand_ins` headers; changed in place.
     source : Dataset
         A header of the source series, as read.
     provenance : Provenance

@@ -39,6 +39,8 @@ class Segment:
         Coded, for example Tissue and Bone (CID 7150 and 7151).
     color : tuple of int, optional
         Red, green, blue, each 0 to 255.
+    anatomic_region : Concept, optional
+        Where in the body it is, coded.
     """
 
     label: int
@@ -46,6 +48,7 @@ class Segment:
     category: Concept
     type: Concept
     color: tuple[int, int, int] | None = None
+    anatomic_region: Concept | None = None
 
 
 def segment_numbers(segments: Sequence[Segment]) -> dict[int, int]:
@@ -112,9 +115,8 @@ def write_segmentation(
         lookup[label] = number
     algorithm = provenance.algorithm
     description = result.series_description(algorithm, "SEG")
-    stand_ins = [result.stand_in(source) for source in sources]
     segmentation = highdicom.seg.Segmentation(
-        source_images=stand_ins,
+        source_images=result.stand_ins(sources),
         pixel_array=lookup[labels],
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[_description(segment, numbers[segment.label], provenance) for segment in ordered],
@@ -133,10 +135,22 @@ def write_segmentation(
     organization = provenance.uid("dimension organization")
     for item in [*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence]:
         item.DimensionOrganizationUID = organization
-    texts = [description, algorithm.name, algorithm.version, *(segment.name for segment in ordered)]
-    texts += [concept.meaning for segment in ordered for concept in (segment.category, segment.type)]
-    result.finish(segmentation, sources[0], provenance, texts)
+    result.finish(segmentation, sources[0], provenance, texts(description, ordered, provenance))
     return segmentation
+
+
+def texts(description: str, segments: Sequence[Segment], provenance: Provenance) -> list[str]:
+    """All texts of a result that do not come from its source; they decide about the character set."""
+    algorithm = provenance.algorithm
+    concepts = [c for segment in segments for c in (segment.category, segment.type, segment.anatomic_region) if c]
+    return [
+        description,
+        algorithm.name,
+        algorithm.version,
+        algorithm.source,
+        *(segment.name for segment in segments),
+        *(concept.meaning for concept in concepts),
+    ]
 
 
 def _description(segment: Segment, number: int, provenance: Provenance) -> highdicom.seg.SegmentDescription:
@@ -149,6 +163,7 @@ def _description(segment: Segment, number: int, provenance: Provenance) -> highd
         algorithm_identification=result.identification(provenance.algorithm),
         tracking_uid=tracking_uid(provenance.execution, segment.label),
         tracking_id=tracking_identifier(segment),
+        anatomic_regions=[segment.anatomic_region.code()] if segment.anatomic_region else None,
         display_color=CIELabColor.from_rgb(*segment.color) if segment.color else None,
     )
 
