@@ -6,7 +6,6 @@ They come from the first object of the study or series. Not here: the full metad
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 from pydicom.charset import convert_encodings
@@ -106,21 +105,18 @@ def storable(value: Any) -> Any:
 
 def attributes(values: Raw, syntax: Syntax, tags: tuple[int, ...]) -> dict[str, Any]:
     """The attributes among `tags` as DICOM JSON (PS3.18 F). A value that cannot be understood is left out."""
-    with warnings.catch_warnings():
-        # pydicom warns with the value in the text, which must not reach a log.
-        warnings.simplefilter("ignore")
-        encodings = convert_encodings([part.strip() for part in text(values, CHARACTER_SET).split("\\")])
-        found = {}
-        for tag in sorted(tags):
-            if tag not in values:
-                continue
-            vr, raw = values[tag]
-            element = RawDataElement(
-                Tag(tag), vr.decode("ascii") or None, len(raw), raw, 0, not syntax.explicit, syntax.little
-            )
-            try:
-                converted = convert_raw_data_element(element, encoding=encodings)
-                found[f"{tag:08X}"] = storable(converted.to_json_dict(None, 0))
-            except (ValueError, TypeError, KeyError, AttributeError, LookupError, NotImplementedError, OverflowError):
-                continue
-        return found
+    encodings = convert_encodings([part.strip() for part in text(values, CHARACTER_SET).split("\\")])
+    found = {}
+    for tag in sorted(tags):
+        if tag not in values:
+            continue
+        vr, raw = values[tag]
+        element = RawDataElement(
+            Tag(tag), vr.decode("ascii") or None, len(raw), raw, 0, not syntax.explicit, syntax.little
+        )
+        try:
+            converted = convert_raw_data_element(element, encoding=encodings)
+            found[f"{tag:08X}"] = storable(converted.to_json_dict(None, 0))
+        except (ValueError, TypeError, KeyError, AttributeError, LookupError, NotImplementedError, OverflowError):
+            continue
+    return found

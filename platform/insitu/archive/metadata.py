@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from typing import Any, BinaryIO
 
 from psycopg.types.json import Jsonb
@@ -54,21 +53,19 @@ def instance_metadata(blobs: BlobStore, row: Row) -> dict[str, Any]:
     Invalid
         The object cannot be read.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the texts may hold values
-        with blobs.open(row["blob_key"]) as stream:
-            try:
-                dataset, pixels = _read(stream)
-                address = (
-                    f"/dicom-web/studies/{row.get('study_instance_uid') or dataset.StudyInstanceUID}"
-                    f"/series/{row.get('series_instance_uid') or dataset.SeriesInstanceUID}"
-                    f"/instances/{row['sop_instance_uid']}/bulkdata/"
-                )
-                document = _document(dataset, address)
-            except FAILURES as error:
-                raise Invalid(
-                    "The metadata of an object cannot be read", value=row["sop_instance_uid"], why=type(error).__name__
-                ) from error
+    with blobs.open(row["blob_key"]) as stream:
+        try:
+            dataset, pixels = _read(stream)
+            address = (
+                f"/dicom-web/studies/{row.get('study_instance_uid') or dataset.StudyInstanceUID}"
+                f"/series/{row.get('series_instance_uid') or dataset.SeriesInstanceUID}"
+                f"/instances/{row['sop_instance_uid']}/bulkdata/"
+            )
+            document = _document(dataset, address)
+        except FAILURES as error:
+            raise Invalid(
+                "The metadata of an object cannot be read", value=row["sop_instance_uid"], why=type(error).__name__
+            ) from error
     for tag, vr in pixels.items():
         name = f"{tag:08X}"
         document[name] = {"vr": vr, "BulkDataURI": address + name}

@@ -167,6 +167,11 @@ def insert_instance(connection: Connection, row: InstanceRow, series: int, recei
     return result.rowcount > 0
 
 
+def mark_dirty(connection: Connection, series: int, receipt: str) -> None:
+    """Append "series dirty" to the outbox."""
+    connection.execute("INSERT INTO series_event (series, receipt) VALUES (%s, %s)", (series, receipt))
+
+
 def known_instance(connection: Connection, sop_instance_uid: str) -> Row:
     """The row that an insert ran into."""
     row = connection.execute(

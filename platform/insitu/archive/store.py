@@ -400,6 +400,12 @@ class Incoming:
             self._seen = (series, study)
             return self._stored
         known = rows.known_instance(connection, identity.sop_instance_uid)
+        if known["blob_key"] == self.key:
+            # A rebuild of the index came across the durable blob before this transaction: the row is ours.
+            rows.mark_dirty(connection, known["series"], self._receipt.id)
+            self._stored = self._outcome(Outcome.STORED)
+            self._seen = (series, study)
+            return self._stored
         if bytes(known["digest"]) == row.digest and known["transfer_syntax_uid"] == identity.transfer_syntax_uid:
             if self._receipt.project is not None:
                 rows.link_shared(connection, archive.blobs, known["series"], self._receipt)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import struct
-import warnings
 import zlib
 from typing import BinaryIO
 
@@ -34,13 +33,11 @@ def read(stream: BinaryIO, wanted: frozenset[int]) -> dict[int, tuple[bytes, byt
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     found: dict[int, tuple[bytes, bytes]] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the texts may hold values
-        try:
-            dataset = dcmread(stream, force=True, defer_size=VALUE_LIMIT)
-            raw_elements = dict(dataset._dict)
-        except FAILURES as error:
-            raise Malformed(f"it cannot be read ({type(error).__name__})") from error
+    try:
+        dataset = dcmread(stream, force=True, defer_size=VALUE_LIMIT)
+        raw_elements = dict(dataset._dict)
+    except FAILURES as error:
+        raise Malformed(f"it cannot be read ({type(error).__name__})") from error
     deflated = str(dataset.file_meta.get("TransferSyntaxUID", "")) == "1.2.840.10008.1.2.1.99"
     for tag, element in raw_elements.items():
         if not isinstance(element, RawDataElement):

@@ -1,0 +1,318 @@
+"""Rebuilding the index from the blobs alone: receipts, objects and the journal give back an equal index.
+
+It works on an empty database and, in place, on one that has lost or doubtful rows; rows that are right keep their keys, so that
+what refers to them (datasets, decisions) stays. Not here: comparing digests of an index that is believed (insitu.archive.scrub).
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from insitu.database import Connection, Database, Row
+from insitu.errors import Invalid
+from insitu.settings import Settings
+
+from . import index, journal, rows
+from .blobs import BlobStore
+from .examine import Examination, Identity, Unfit
+from .receipts import Receipt, time_of
+
+logger = logging.getLogger(__name__)
+
+READ_STEP = 1 << 20
+Progress = Callable[[int], None]
+
+
+@dataclass
+class Report:
+    """What a rebuild found.
+
+    Attributes
+    ----------
+    receipts, objects : int
+        Blobs read.
+    added, corrected, removed : int
+        Instance rows that were missing, differed from the blob, or had no blob.
+    without_receipt : int
+        Objects whose receipt is missing; their series belong to no project.
+    unreadable : list of str
+        Keys of blobs below `objects/` and `receipts/` that cannot be read as what they should be.
+    changed : list of str
+        Keys of objects whose digest is not the one of their row any more: the row is left, the blob is damaged.
+    surplus : list of str
+        Keys of objects that stand for an instance another blob stands for already; scrub removes them.
+    """
+
+    receipts: int = 0
+    objects: int = 0
+    added: int = 0
+    corrected: int = 0
+    removed: int = 0
+    without_receipt: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    surplus: list[str] = field(default_factory=list)
+
+
+def reindex(database: Database, blobs: BlobStore, settings: Settings, progress: Progress | None = None) -> Report:
+    """Bring the index into agreement with the blobs.
+
+    Parameters
+    ----------
+    database : Database
+    blobs : BlobStore
+    settings : Settings
+    progress : callable, optional
+        Called with the number of objects read so far.
+    """
+    return _Rebuild(database, blobs, settings, progress).run()
+
+
+class _Rebuild:
+    def __init__(self, database: Database, blobs: BlobStore, settings: Settings, progress: Progress | None) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._settings = settings
+        self._progress = progress
+        self._started = datetime.now(UTC)
+        self._receipts: dict[str, Receipt] = {}
+        self._present: set[str] = set()  # keys that stand for an instance
+        self._new_series: set[str] = set()
+        self._deleted: set[str] = set()
+        self._entries: list[dict[str, Any]] = []
+        self._report = Report()
+
+    def run(self) -> Report:
+        self._read_receipts()
+        self._entries = list(journal.entries(self._blobs))
+        for entry in self._entries:
+            if entry["event"] == "deletion":
+                self._deleted.update(entry["keys"])
+        # By the time in their names, which is the order they came in.
+        keys = sorted((blob.key for blob in self._blobs.list("objects/")), key=lambda key: key.rpartition("/")[2])
+        if not keys:
+            self._refuse_to_empty()
+        for key in keys:
+            if key not in self._deleted:
+                self._read_object(key)
+            if self._progress is not None:
+                self._progress(self._report.objects)
+        self._remove_rows_without_blob()
+        for entry in self._entries:
+            with self._database.transaction() as connection:
+                self._replay(connection, entry)
+        self._settle_states()
+        return self._report
+
+    def _refuse_to_empty(self) -> None:
+        """A blob store without any object beside a full index is a disk that is not there, not an empty archive."""
+        with self._database.transaction() as connection:
+            if connection.execute("SELECT 1 FROM instance LIMIT 1").fetchone():
+                raise Invalid(
+                    "The blob store holds no object, but the index does",
+                    value=str(self._settings.blobs),
+                    why="to rebuild from it would empty the index",
+                    remedy="See whether the disk with the blobs is mounted",
+                )
+
+    def _read_receipts(self) -> None:
+        for blob in self._blobs.list("receipts/"):
+            try:
+                receipt = Receipt.model_validate_json(self._blobs.read(blob.key))
+            except ValidationError:
+                self._report.unreadable.append(blob.key)
+                continue
+            with self._database.transaction() as connection:
+                _ensure_project(connection, receipt.link_project)
+                rows.insert_receipt(connection, receipt)
+            self._receipts[receipt.id] = receipt
+            self._report.receipts += 1
+
+    def _read_object(self, key: str) -> None:
+        self._report.objects += 1
+        examined = examine(self._blobs, key)
+        parts = key.split("/")
+        try:
+            receipt_id, object_id = str(uuid.UUID(parts[1])), uuid.UUID(parts[-1].removesuffix(".dcm"))
+        except (ValueError, IndexError):
+            examined = None
+        if examined is None:
+            self._report.unreadable.append(key)
+            return
+        identity, digest, size, offset = examined
+        receipt = self._receipts.get(receipt_id)
+        row = rows.InstanceRow(identity, digest, key, size, offset, time_of(object_id))
+        with self._database.transaction() as connection:
+            if receipt is None:
+                self._report.without_receipt += 1
+                rows.insert_receipt(connection, _unknown_receipt(receipt_id, row.received_at))
+            known = connection.execute("SELECT * FROM instance WHERE blob_key = %s", (key,)).fetchone()
+            if known is not None and (bytes(known["digest"]) != digest or _agrees(known, row)):
+                if bytes(known["digest"]) != digest:
+                    # The digest in the index is that of what arrived: to believe the blob would hide the damage.
+                    self._report.changed.append(key)
+                self._present.add(key)
+                return
+            other = connection.execute(
+                "SELECT blob_key FROM instance WHERE sop_instance_uid = %s", (identity.sop_instance_uid,)
+            ).fetchone()
+            if other is not None and other["blob_key"] != key and self._stands(other["blob_key"]):
+                self._report.surplus.append(key)
+                return
+            before = connection.execute(
+                "SELECT 1 FROM series WHERE series_instance_uid = %s", (identity.series_instance_uid,)
+            ).fetchone()
+            series, study = rows.ensure_series(connection, row, receipt)
+            if study != identity.study_instance_uid:
+                self._report.unreadable.append(key)
+                return
+            if before is None:
+                self._new_series.add(identity.series_instance_uid)
+            replaced = connection.execute(
+                "DELETE FROM instance WHERE blob_key = %s OR sop_instance_uid = %s", (key, identity.sop_instance_uid)
+            ).rowcount
+            rows.insert_instance(connection, row, series, receipt_id, event=False)
+            connection.execute(
+                "INSERT INTO series_source (series, receipt) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+                (series, receipt_id),
+            )
+            if replaced:
+                self._report.corrected += 1
+            else:
+                self._report.added += 1
+            self._present.add(key)
+
+    def _stands(self, key: str) -> bool:
+        """Whether another blob under the same UID is the one that counts: it was read already, or is yet to be read."""
+        return key in self._present or (key not in self._deleted and self._blobs.exists(key))
+
+    def _remove_rows_without_blob(self) -> None:
+        with self._database.transaction() as connection:
+            older = connection.execute(
+                # What came while this works has its blob, and was not in the list of them.
+                "SELECT id, blob_key FROM instance WHERE received_at < %s",
+                (self._started,),
+            ).fetchall()
+            lost = [
+                row["id"]
+                for row in older
+                if row["blob_key"] not in self._present
+                and (row["blob_key"] in self._deleted or not self._blobs.exists(row["blob_key"]))
+            ]
+            connection.execute("DELETE FROM instance WHERE id = ANY(%s)", (lost,))
+            self._report.removed = len(lost)
+
+    def _replay(self, connection: Connection, entry: dict[str, Any]) -> None:
+        event = entry["event"]
+        if event in ("link", "unlink", "revision"):
+            series = index.find_series(connection, entry["series_instance_uid"], None)
+            if series is None:
+                return
+            if event == "revision":
+                self._replay_revision(connection, series["id"], entry)
+            elif entry["series_instance_uid"] in self._new_series:
+                # The links of a series that was in the index all along are the index's own.
+                _ensure_project(connection, entry["project"])
+                if event == "link":
+                    rows.link(
+                        connection, series["id"], entry["project"], entry["by"], datetime.fromisoformat(entry["at"])
+                    )
+                else:
+                    connection.execute(
+                        "DELETE FROM series_project WHERE series = %s AND project = %s",
+                        (series["id"], entry["project"]),
+                    )
+        elif event in ("quarantine", "conflict") and self._blobs.exists(entry["key"]):
+            at = datetime.fromisoformat(entry["at"])
+            if entry["receipt"] not in self._receipts:
+                rows.insert_receipt(connection, _unknown_receipt(entry["receipt"], at))
+            if event == "quarantine":
+                rows.insert_quarantine(connection, entry["key"], entry["reason"], entry["size"], entry["receipt"], at)
+            else:
+                rows.insert_conflict(
+                    connection, entry["sop_instance_uid"], bytes.fromhex(entry["digest"]),
+                    entry["transfer_syntax_uid"], entry["key"], entry["receipt"], at,
+                )  # fmt: skip
+
+    @staticmethod
+    def _replay_revision(connection: Connection, series: int, entry: dict[str, Any]) -> None:
+        # The last entry for a number counts: an earlier one was of a transaction that was rolled back.
+        connection.execute(
+            "INSERT INTO series_revision (series, revision, completed_at, instances, bytes, content_digest)"
+            " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (series, revision) DO UPDATE SET"
+            " completed_at = excluded.completed_at, instances = excluded.instances, bytes = excluded.bytes,"
+            " content_digest = excluded.content_digest",
+            (
+                series, entry["revision"], entry["completed_at"], entry["instances"], entry["bytes"],
+                bytes.fromhex(entry["content_digest"]),
+            ),
+        )  # fmt: skip
+
+    def _settle_states(self) -> None:
+        """Series whose last revision is what is there are complete; the dispatcher completes the others again."""
+        with self._database.transaction() as connection:
+            series = connection.execute(
+                "SELECT s.id, s.state, s.revision, s.complete_after, r.revision AS last, r.content_digest FROM series s LEFT JOIN LATERAL"
+                " (SELECT revision, content_digest FROM series_revision WHERE series = s.id"
+                "  ORDER BY revision DESC LIMIT 1) AS r ON true"
+            ).fetchall()
+            for row in series:
+                content = connection.execute(
+                    "SELECT sop_instance_uid, digest, received_at FROM instance WHERE series = %s", (row["id"],)
+                ).fetchall()
+                if row["last"] is not None and bytes(row["content_digest"]) == index.digest_of(content):
+                    if row["state"] == "complete" and row["revision"] == row["last"]:
+                        continue
+                    connection.execute(
+                        "UPDATE series SET state = 'complete', revision = %s, complete_after = NULL,"
+                        " last_received_at = %s WHERE id = %s",
+                        (row["last"], max(item["received_at"] for item in content), row["id"]),
+                    )
+                elif (
+                    row["state"] == "complete" or row["complete_after"] is None or row["revision"] != (row["last"] or 0)
+                ):
+                    connection.execute(
+                        "UPDATE series SET state = 'receiving', revision = %s, complete_after ="
+                        " clock_timestamp() + make_interval(secs => %s), last_received_at = %s WHERE id = %s",
+                        (
+                            row["last"] or 0, self._settings.quiet_time,
+                            max((item["received_at"] for item in content), default=None), row["id"],
+                        ),
+                    )  # fmt: skip
+
+
+def examine(blobs: BlobStore, key: str) -> tuple[Identity, bytes, int, int] | None:
+    """Identity, digest, size in bytes and offset of the data set of a stored object; None where it is not archivable."""
+    examination = Examination()
+    size = 0
+    with blobs.open(key) as stream:
+        while chunk := stream.read(READ_STEP):
+            size += len(chunk)
+            examination.feed(chunk)
+    try:
+        identity = examination.finish(lambda: blobs.open(key))
+    except Unfit as error:
+        logger.warning("%s is not an object of the archive: %s", key, error)
+        return None
+    return identity, examination.digest, size, examination.dataset_offset
+
+
+def _agrees(known: Row, row: rows.InstanceRow) -> bool:
+    mine = (row.size, row.identity.sop_instance_uid, row.identity.transfer_syntax_uid, row.dataset_offset)
+    return mine == tuple(known[name] for name in ("size", "sop_instance_uid", "transfer_syntax_uid", "dataset_offset"))
+
+
+def _ensure_project(connection: Connection, name: str) -> None:
+    connection.execute("INSERT INTO project (name) VALUES (%s) ON CONFLICT DO NOTHING", (name,))
+
+
+def _unknown_receipt(receipt_id: str, at: datetime) -> Receipt:
+    """What stands in for a receipt that is lost."""
+    return Receipt(id=receipt_id, arrived_at=at, channel="import", principal="unknown", link_project="unknown")
