@@ -37,7 +37,9 @@ def step_token(settings: Settings, execution: str, step: str) -> str:
     try:
         key = secret.read_bytes().strip()
     except OSError as error:
-        raise Unavailable("The key of the step tokens cannot be read", value=str(secret), why=str(error.strerror)) from error
+        raise Unavailable(
+            "The key of the step tokens cannot be read", value=str(secret), why=str(error.strerror)
+        ) from error
     digest = hmac.new(key, f"{execution}:{step}".encode(), hashlib.sha256).digest()
     return "insitu_step_" + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
@@ -60,7 +62,12 @@ def specification(connection: Connection, settings: Settings, row: Row) -> JobSp
             "INSERT INTO execution_token (token_hash, execution, step, expires_at)"
             " VALUES (%s, %s, %s, now() + make_interval(secs => %s))"
             " ON CONFLICT (token_hash) DO UPDATE SET expires_at = excluded.expires_at",
-            (hashlib.sha256(token.encode()).digest(), execution, step, manifest.resources.seconds + TOKEN_EXTRA_SECONDS),
+            (
+                hashlib.sha256(token.encode()).digest(),
+                execution,
+                step,
+                manifest.resources.seconds + TOKEN_EXTRA_SECONDS,
+            ),
         )
     if not advance(connection, execution, "running", allowed=("requested", "submitted"), stage="prepared"):
         record(connection, execution, "attached")
@@ -95,7 +102,9 @@ def conclude(connection: Connection, execution: str, outcome: JobOutcome, logs: 
     for step, text in logs.items():
         save_log(connection, execution, step, text)
     if outcome.state == "succeeded":
-        stored = connection.execute("SELECT 1 FROM execution_result WHERE execution = %s LIMIT 1", (execution,)).fetchone()
+        stored = connection.execute(
+            "SELECT 1 FROM execution_result WHERE execution = %s LIMIT 1", (execution,)
+        ).fetchone()
         if stored is None:
             return finish(
                 connection, execution, "failed", failure="output-missing",

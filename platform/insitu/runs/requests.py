@@ -91,7 +91,9 @@ def for_series(
         raise Invalid("This algorithm takes several inputs, a run on one series cannot give them", value=manifest.name)
     only = manifest.inputs[0]
     reasons = selector.reasons_against(
-        only.selector, index.series_attributes(connection, series["id"]), index.count_instances(connection, series["id"])
+        only.selector,
+        index.series_attributes(connection, series["id"]),
+        index.count_instances(connection, series["id"]),
     )
     if reasons:
         raise Invalid(
