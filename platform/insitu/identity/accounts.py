@@ -6,7 +6,6 @@ Not here: sessions and tokens that follow from a password (sessions, tokens), an
 from __future__ import annotations
 
 import re
-import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +16,6 @@ from insitu.errors import Conflict, Invalid, NotFound
 
 from . import passwords, sessions
 
-ADMIN = "admin"
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 FREE_FAILURES = 5  # failed logins in a row before the account is locked
 FIRST_LOCK = 5  # seconds, doubled by every further failure
@@ -75,15 +73,6 @@ def create(connection: Connection, name: str, password: str, *, site_admin: bool
         raise Conflict("There is an account of this name", value=name, remedy="Choose another name") from error
     assert row is not None  # noqa: S101  # an insert returns its row
     return row
-
-
-def ensure_admin(connection: Connection) -> str | None:
-    """Make the account `admin` where there is no account yet; its password, to be shown once, or None."""
-    if connection.execute("SELECT 1 FROM account LIMIT 1").fetchone():
-        return None
-    password = secrets.token_urlsafe(12)
-    create(connection, ADMIN, password, site_admin=True)
-    return password
 
 
 def find(connection: Connection, name: str) -> Row | None:

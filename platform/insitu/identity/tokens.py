@@ -68,7 +68,7 @@ def create(connection: Connection, account: str, name: str, *, days: float | Non
     return token
 
 
-def ensure_token(connection: Connection, account: str, name: str) -> str:
+def ensure(connection: Connection, account: str, name: str) -> str:
     """A new token of this name; one that was there under it is revoked."""
     connection.execute(
         "DELETE FROM api_token t USING account a WHERE a.id = t.account AND a.name = %s AND t.name = %s",

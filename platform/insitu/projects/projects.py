@@ -37,7 +37,7 @@ def create(connection: Connection, name: str, title: str = "") -> None:
         raise Conflict("There is a project of this name", value=name, remedy="Choose another name")
 
 
-def ensure_project(connection: Connection, name: str, title: str = "") -> None:
+def ensure(connection: Connection, name: str, title: str = "") -> None:
     """Make a project where there is none of this name."""
     connection.execute("INSERT INTO project (name, title) VALUES (%s, %s) ON CONFLICT DO NOTHING", (name, title))
 

@@ -43,16 +43,15 @@ def prepare_people(settings: Settings, database: Database) -> None:
 
     with database.transaction() as connection:
         projects.ensure(connection, settings.default_project, title="Series that no rule assigns to a project")
-        admin = accounts.find(connection, ADMIN)
-        if admin is None:
+        if accounts.find(connection, ADMIN) is None:
             password = random.token_urlsafe(12)
             # Before the commit: a crash between the two shows a password again, never none.
             first_password.keep(settings, password)
-            admin = accounts.create(connection, ADMIN, password, site_admin=True)
+            accounts.create(connection, ADMIN, password, site_admin=True)
             trail.record(connection, "system", "account-change", "account", ADMIN, detail={"made": True})
         token_file = settings.secrets / "admin-token"
         if not token_file.exists():
-            secrets.write(token_file, tokens.create(connection, admin, "command line"))
+            secrets.write(token_file, tokens.ensure(connection, ADMIN, "command line"))
 
 
 def main() -> None:

@@ -1,0 +1,95 @@
+"""`insitu project create|list|show|member|link|unlink`, over the API of the running platform."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from insitu.errors import Invalid
+from insitu.projects.permissions import Role
+
+from .client import call
+
+app = typer.Typer(help="Projects and their members.", no_args_is_help=True)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Series = Annotated[str, typer.Argument(help="Series Instance UID.")]
+
+
+@app.command()
+def create(
+    name: str, title: Annotated[str, typer.Option(help="What it is about.")] = "", as_json: AsJson = False
+) -> None:
+    """Make a project."""
+    project = call("POST", "/api/v1/projects", json={"name": name, "title": title})
+    typer.echo(json.dumps(project) if as_json else f"Made the project {name}.")
+
+
+@app.command("list")
+def list_projects(as_json: AsJson = False) -> None:
+    """List the projects."""
+    projects = call("GET", "/api/v1/projects")["projects"]
+    if as_json:
+        typer.echo(json.dumps(projects))
+        return
+    table = Table("name", "title", "members", "series")
+    for item in projects:
+        table.add_row(item["name"], item["title"], str(item["members"]), str(item["series"]))
+    Console().print(table)
+
+
+@app.command()
+def show(name: str, as_json: AsJson = False) -> None:
+    """Show a project with its members."""
+    project = call("GET", f"/api/v1/projects/{name}")
+    if as_json:
+        typer.echo(json.dumps(project))
+        return
+    table = Table("account", "role", title=f"{project['name']} {project['title']}".strip())
+    for item in project["members"]:
+        table.add_row(item["account"] + (" (disabled)" if item["disabled"] else ""), item["role"])
+    Console().print(table)
+
+
+@app.command()
+def member(
+    project: str,
+    account: str,
+    role: Annotated[Role | None, typer.Option(help="Role to give.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the account out of the project.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give an account a role in a project, or take it out."""
+    if remove == (role is not None):
+        raise Invalid("Say either which --role the account gets, or --remove")
+    path = f"/api/v1/projects/{project}/members/{account}"
+    if role is None:
+        call("DELETE", path)
+    else:
+        call("PUT", path, json={"role": role.value})
+    if as_json:
+        typer.echo(json.dumps({"project": project, "account": account, "role": role}))
+    else:
+        typer.echo(f"{account} is {f'{role.value} in' if role else 'no member any more of'} {project}.")
+
+
+@app.command()
+def link(project: str, series: Series, as_json: AsJson = False) -> None:
+    """Share a series with a project; nothing is copied."""
+    answer = call("PUT", f"/api/v1/projects/{project}/series/{series}")
+    if as_json:
+        typer.echo(json.dumps(answer))
+    else:
+        typer.echo(f"{'Shared' if answer['added'] else 'It was already shared'} with {project}.")
+
+
+@app.command()
+def unlink(project: str, series: Series, as_json: AsJson = False) -> None:
+    """Take a series out of a project; it stays in the archive and in its other projects."""
+    call("DELETE", f"/api/v1/projects/{project}/series/{series}")
+    typer.echo(
+        json.dumps({"project": project, "series_instance_uid": series}) if as_json else f"Taken out of {project}."
+    )
