@@ -1,0 +1,305 @@
+"""A study pushed over DICOM comes back as SEG and SR, judged by other people's programs; and what goes wrong is told apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pydicom
+import pytest
+
+from tests import doubles
+from tests.system.site import PATIENCE, Sent, Site, phantom
+from tests.tools import need_program
+
+pytestmark = pytest.mark.system
+
+BONE_ML = 8 * 8 * 6 * 2 * 2 * 3 / 1000
+
+
+@pytest.fixture(scope="module")
+def site(platform_up: Any) -> Site:
+    """The running platform, with the phantom's rule in force."""
+    need_program("storescu", "dcmtk")
+    site = Site(platform_up.http_url, platform_up.dicom_port, platform_up.admin_token, platform_up.home)
+    site.ensure_project("trial")
+    site.rules(
+        {
+            "name": "trial-ct",
+            "when": {"all": [{"called_ae": "TRIAL"}, {"Modality": "CT"}]},
+            "then": {"project": "trial", "algorithms": [{"name": "ct-tissue"}], "again": True},
+        }
+    )
+    return site
+
+
+@pytest.fixture(scope="module")
+def installed(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The misbehaving packages, installed: kind to name."""
+    names = {}
+    for kind, changes in {
+        "well": {},
+        "exit_1": {},
+        "silent": {},
+        "geometry": {},
+        "hang": {"resources": {"memory": "512Mi", "seconds": 3, "cpu": 1}},
+        "memory": {"resources": {"memory": "200Mi", "seconds": 120, "cpu": 1}},
+    }.items():
+        package = doubles.build(kind, tmp_path_factory.mktemp(kind), **changes)
+        done = insitu(site, "algorithm", "install", str(package))
+        assert done.returncode == 0, done.stderr
+        names[kind] = doubles.manifest(kind)["name"]
+    return names
+
+
+@pytest.fixture(scope="module")
+def archived(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Sent:
+    """A phantom in the archive that no rule runs on."""
+    sent = phantom(tmp_path_factory.mktemp("archived"))
+    site.send(sent)
+    site.complete(sent.series)
+    return sent
+
+
+def insitu(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line on the site's home."""
+    from tests.system.conftest import INSITU
+
+    environment = {**os.environ, "INSITU_HOME": str(site.home), "INSITU_URL": site.http_url}
+    return subprocess.run(
+        [*INSITU, *arguments], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+def retrieve(site: Site, run: dict[str, Any], folder: Path) -> dict[str, Path]:
+    """The result objects of a run as files by kind, over WADO-RS."""
+    files = {}
+    for result in run["results"]:
+        path = f"/dicom-web/studies/{result['study_instance_uid']}/series/{result['series_instance_uid']}"
+        answer = site.http.get(
+            f"{path}/instances/{result['sop_instance_uid']}", headers={"Accept": 'multipart/related; type="application/dicom"'}
+        )
+        assert answer.status_code == 200, answer.text
+        boundary = answer.headers["content-type"].split("boundary=")[1].split(";")[0].strip('"').encode()
+        body = answer.content.split(b"--" + boundary)[1].split(b"\r\n\r\n", 1)[1]
+        files[result["kind"]] = folder / f"{result['kind']}.dcm"
+        files[result["kind"]].write_bytes(body.removesuffix(b"\r\n"))
+    return files
+
+
+@pytest.fixture(scope="module")
+def round_trip(site: Site, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sent, dict[str, Any], dict[str, Path]]:
+    """A phantom that was pushed, its finished run, and the results as files."""
+    sent = phantom(tmp_path_factory.mktemp("pushed"))
+    site.send(sent, "TRIAL")
+    site.complete(sent.series)
+    runs = site.until("a run by the rule", lambda: site.runs_of(sent.series), bool)
+    run = site.finished(runs[0]["execution"])
+    assert run["state"] == "succeeded", (run["reason"], site.http.get(f"/api/v1/runs/{run['execution']}/log").text)
+    return sent, run, retrieve(site, run, tmp_path_factory.mktemp("results"))
+
+
+def test_a_pushed_study_comes_back_as_seg_and_sr_with_the_right_volume(
+    round_trip: tuple[Sent, dict[str, Any], dict[str, Path]],
+) -> None:
+    _, run, files = round_trip
+    assert set(files) == {"SEG", "SR"}
+    segments = {item["label"]: item for item in run["results"][0]["summary"]["segments"]}
+    bone = next(item for name, item in segments.items() if "bone" in name.lower())
+    volume = next(m["value"] for m in bone["measurements"] if m["name"] == "Volume")
+    assert volume == pytest.approx(BONE_ML, rel=0.02)
+    assert [bar["stage"] for bar in run["waterfall"]][:3] == ["acknowledged", "complete", "requested"]
+
+
+def test_results_say_who_made_them_and_belong_to_their_source(
+    round_trip: tuple[Sent, dict[str, Any], dict[str, Path]],
+) -> None:
+    sent, run, files = round_trip
+    source = pydicom.dcmread(sent.files[0])
+    for kind, file in files.items():
+        result = pydicom.dcmread(file)
+        assert result.StudyInstanceUID == sent.study
+        assert (result.PatientID, result.PatientName) == (source.PatientID, source.PatientName)
+        text = str(result).lower()
+        assert "ct-tissue" in text, kind
+        assert run["digest"].removeprefix("sha256:")[:16] in text, kind
+        assert "physician" in text, kind
+    assert pydicom.dcmread(files["SR"]).VerificationFlag == "UNVERIFIED"
+    assert sent.series in str(pydicom.dcmread(files["SEG"]))
+
+
+def test_independent_programs_accept_the_results(
+    round_trip: tuple[Sent, dict[str, Any], dict[str, Path]], tmp_path: Path
+) -> None:
+    sent, _, files = round_trip
+    for name, package in (("dciodvfy", "dicom3tools"), ("dsrdump", "dcmtk")):
+        need_program(name, package)
+    for file in files.values():
+        said = subprocess.run(["dciodvfy", str(file)], capture_output=True, text=True, check=False)
+        errors = [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")]
+        assert errors == []
+    dumped = subprocess.run(["dsrdump", str(files["SR"])], capture_output=True, text=True, check=False)
+    assert dumped.returncode == 0, dumped.stderr
+    assert "Volume" in dumped.stdout
+
+    import dcmqi
+
+    programs = Path(dcmqi.__file__).parent
+    segments, report = find_program(programs, "segimage2itkimage"), find_program(programs, "tid1500reader")
+    read = subprocess.run(
+        [segments, "--inputDICOM", str(files["SEG"]), "--outputDirectory", str(tmp_path), "-t", "nifti"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert read.returncode == 0, read.stderr
+    assert list(tmp_path.glob("*.nii*"))
+    target = tmp_path / "report.json"
+    read = subprocess.run(
+        [report, "--inputDICOM", str(files["SR"]), "--outputMetadata", str(target)], capture_output=True, text=True, check=False
+    )
+    assert read.returncode == 0, read.stderr
+    assert any(group.get("measurementItems") for group in json.loads(target.read_text())["Measurements"])
+
+
+def find_program(package: Path, name: str) -> str:
+    """A program of the dcmqi wheel."""
+    import sys
+
+    for folder in (package, package / "bin", Path(sys.executable).parent):
+        for candidate in (folder / name, *folder.glob(f"**/bin/{name}")):
+            if candidate.is_file() and os.access(candidate, os.X_OK):
+                return str(candidate)
+    raise AssertionError(f"{name} is not in the dcmqi package")
+
+
+def test_sending_the_same_study_again_runs_nothing_again(
+    site: Site, round_trip: tuple[Sent, dict[str, Any], dict[str, Path]]
+) -> None:
+    sent, _, _ = round_trip
+    site.send(sent, "TRIAL")
+    time.sleep(3)
+    assert len(site.runs_of(sent.series)) == 1
+    assert site.get(f"/api/v1/series/{sent.series}")["revision"] == 1
+
+
+def test_a_late_object_makes_a_new_revision_and_supersedes_the_earlier_results(site: Site, tmp_path: Path) -> None:
+    sent = phantom(tmp_path)
+    site.send(sent, "TRIAL", files=sent.files[:-1])
+    first = site.until("the first run", lambda: site.runs_of(sent.series), bool)[0]["execution"]
+    assert site.finished(first)["state"] == "succeeded"
+    site.send(sent, "TRIAL", files=sent.files[-1:])
+    runs = site.until("the second run", lambda: site.runs_of(sent.series), lambda runs: len(runs) == 2)
+    second = next(run["execution"] for run in runs if run["execution"] != first)
+    assert site.finished(second)["state"] == "succeeded"
+    assert site.get(f"/api/v1/series/{sent.series}")["revision"] == 2
+    earlier = site.get(f"/api/v1/runs/{first}")["results"]
+    assert earlier
+    assert {result["superseded_by"] for result in earlier} == {second}
+
+
+@pytest.mark.parametrize(
+    ("kind", "failure"),
+    [
+        ("exit_1", "algorithm-failed"),
+        ("silent", "output-missing"),
+        ("geometry", "output-geometry"),
+        ("hang", "deadline-exceeded"),
+        ("memory", "out-of-memory"),
+    ],
+)
+def test_each_way_to_fail_is_told_apart_in_a_sentence_with_its_log(
+    site: Site, installed: dict[str, str], archived: Sent, kind: str, failure: str
+) -> None:
+    execution = site.start(installed[kind], archived.series)
+    run = site.finished(execution)
+    assert (run["state"], run["failure"]) == ("failed", failure), run["reason"]
+    assert run["reason"]
+    assert run["results"] == []
+    shown = insitu(site, "run", "show", execution)
+    assert run["reason"][:40] in " ".join(shown.stdout.split())
+    assert "algorithm" in insitu(site, "run", "log", execution).stdout
+
+
+def test_the_same_run_again_is_a_no_op_and_a_forced_one_a_new_execution(
+    site: Site, installed: dict[str, str], archived: Sent
+) -> None:
+    first = site.start(installed["well"], archived.series)
+    assert site.finished(first)["state"] == "succeeded"
+    assert site.start(installed["well"], archived.series) == first
+    second = site.start(installed["well"], archived.series, force=True)
+    assert second != first
+    assert site.finished(second)["state"] == "succeeded"
+
+
+def test_a_cancelled_run_ends_and_says_so(site: Site, installed: dict[str, str], tmp_path: Path) -> None:
+    package = doubles.build("hang", tmp_path, name="double-patient", resources={"memory": "512Mi", "seconds": 600, "cpu": 1})
+    assert insitu(site, "algorithm", "install", str(package)).returncode == 0
+    sent = phantom(tmp_path / "images")
+    site.send(sent)
+    site.complete(sent.series)
+    execution = site.start("double-patient", sent.series)
+    reached(site, execution, "algorithm")
+    assert insitu(site, "run", "cancel", execution).returncode == 0
+    assert site.finished(execution)["state"] == "cancelled"
+
+
+def reached(site: Site, execution: str, stage: str) -> None:
+    """Wait until a run has reached a stage."""
+    site.until(
+        f"{stage} of {execution}",
+        lambda: [event["stage"] for event in site.get(f"/api/v1/runs/{execution}")["history"]],
+        lambda stages: stage in stages,
+    )
+
+
+def kill(site: Site, name: str) -> None:
+    """SIGKILL the supervised process of this name, with its children."""
+    done = insitu(site, "status", "--json")
+    assert done.returncode == 0, done.stderr
+    listed = json.loads(done.stdout)["processes"]
+    pid = next(item["pid"] for item in listed if item["name"] == name)
+    for process in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
+        try:
+            process.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def test_a_run_survives_the_death_of_the_scheduler_and_the_algorithm_runs_once(
+    site: Site, tmp_path: Path
+) -> None:
+    package = doubles.build("slow", tmp_path, resources={"memory": "512Mi", "seconds": 120, "cpu": 1})
+    assert insitu(site, "algorithm", "install", str(package)).returncode == 0
+    sent = phantom(tmp_path / "images")
+    site.send(sent)
+    site.complete(sent.series)
+    execution = site.start("double-slow", sent.series)
+    reached(site, execution, "algorithm")
+    kill(site, "airflow-scheduler")
+    run = site.finished(execution)
+    assert run["state"] == "succeeded", run["reason"]
+    log = site.http.get(f"/api/v1/runs/{execution}/log", params={"step": "algorithm"}).text
+    assert log.count("started") == 1
+
+
+def test_a_dispatcher_killed_again_and_again_leaves_every_series_with_exactly_one_run(site: Site, tmp_path: Path) -> None:
+    series = [phantom(tmp_path / str(number), slices=6) for number in range(3)]
+    for sent in series:
+        site.send(sent, "TRIAL")
+        kill(site, "dispatcher")
+    for sent in series:
+        runs = site.until(f"a run on {sent.series}", lambda uid=sent.series: site.runs_of(uid), bool)
+        assert site.finished(runs[0]["execution"])["state"] == "succeeded"
+        assert len(site.runs_of(sent.series)) == 1
+
+
+def test_afterwards_the_audit_chain_holds_and_index_and_blobs_agree(site: Site) -> None:
+    verified = insitu(site, "audit", "verify")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    scrubbed = insitu(site, "scrub", "--json")
+    assert scrubbed.returncode == 0, scrubbed.stdout + scrubbed.stderr
