@@ -20,6 +20,7 @@ from .sessions import COOKIE
 from .tokens import PREFIX, digest
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+STEP_PREFIX = "insitu_step_"  # of the tokens insitu.runs derives
 STEP_GRANTS = {"fetch": frozenset({Action.GATEWAY_FETCH}), "publish": frozenset({Action.GATEWAY_PUBLISH})}
 
 _ACCOUNT = (
@@ -106,14 +107,21 @@ def _bearer(authorization: str) -> str | None:
 
 
 def _by_token(database: Database, settings: Settings, token: str) -> Principal | None:
-    if not token.startswith(PREFIX) and _is_engine(settings, token):
-        return Principal(name="engine", kind="engine", grants=frozenset({Action.ENGINE_CALL}))
-    with database.transaction() as connection:
-        if token.startswith(PREFIX):
+    if token.startswith(PREFIX):
+        with database.transaction() as connection:
             return _by_api_token(connection, token)
-        row = connection.execute(
-            "SELECT execution, step FROM execution_token WHERE token_hash = %s AND expires_at > now()", (digest(token),)
-        ).fetchone()
+    if token.startswith(STEP_PREFIX):
+        with database.transaction() as connection:
+            return _by_step_token(connection, token)
+    if _is_engine(settings, token):
+        return Principal(name="engine", kind="engine", grants=frozenset({Action.ENGINE_CALL}))
+    return None
+
+
+def _by_step_token(connection: Connection, token: str) -> Principal | None:
+    row = connection.execute(
+        "SELECT execution, step FROM execution_token WHERE token_hash = %s AND expires_at > now()", (digest(token),)
+    ).fetchone()
     if row is None:
         return None
     name = f"{row['step']} of {row['execution']}"

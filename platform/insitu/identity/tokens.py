@@ -14,7 +14,7 @@ import psycopg
 from insitu.database import Connection, Row
 from insitu.errors import Conflict, Invalid, NotFound
 
-PREFIX = "insitu_"  # lets secret scanners and people recognise one
+PREFIX = "insitu_api_"  # lets secret scanners and people recognise one
 NAME_LENGTH = 64
 
 

@@ -5,12 +5,12 @@ Not here: writing it; each route does that in the transaction of the deed.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from insitu.audit import seal, trail
 from insitu.projects.permissions import Action, Principal, authorize
+from pydantic import AwareDatetime
 
 from .access import requires
 from .context import Ctx
@@ -29,8 +29,8 @@ def list_events(
     resource: str | None = None,
     project: str | None = None,
     patient: Annotated[str | None, Query(description="Patient ID: events about this patient's images")] = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    since: AwareDatetime | None = None,
+    until: AwareDatetime | None = None,
     before: Annotated[int | None, Query(description="Only events with a smaller id: the next page")] = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
 ) -> dict[str, Any]:
