@@ -85,8 +85,8 @@ def encode() -> Build:
     def build(made: Dataset, transfer_syntax: str = ExplicitVRLittleEndian) -> bytes:
         made.file_meta = FileMetaDataset()
         made.file_meta.TransferSyntaxUID = transfer_syntax
-        made.file_meta.MediaStorageSOPClassUID = made.get("SOPClassUID", "1.2.3")
-        made.file_meta.MediaStorageSOPInstanceUID = made.get("SOPInstanceUID", "1.2.3")
+        made.file_meta.MediaStorageSOPClassUID = made.get("SOPClassUID") or "1.2.3"
+        made.file_meta.MediaStorageSOPInstanceUID = made.get("SOPInstanceUID") or "1.2.3"
         stream = io.BytesIO()
         pydicom.dcmwrite(stream, made, enforce_file_format=True)
         return stream.getvalue()

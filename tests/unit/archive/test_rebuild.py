@@ -1,0 +1,233 @@
+"""The blobs alone give back an equal index, and a scrub finds what is damaged, missing or left over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from insitu.archive import completeness, links
+from insitu.archive.blobs import FileBlobStore
+from insitu.archive.reindex import reindex
+from insitu.archive.scrub import scrub
+from insitu.archive.store import Archive, Outcome, Receipt, Stored
+from insitu.database import Database
+from insitu.errors import Invalid
+from insitu.settings import Settings
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRBigEndian, generate_uid
+
+Make = Callable[..., Dataset]
+Encode = Callable[..., bytes]
+Store = Callable[..., Stored]
+
+# Everything but the keys of rows, which differ, and what a later step makes.
+DUMP = {
+    "receipt": "SELECT * FROM receipt ORDER BY id",
+    "study": "SELECT study_instance_uid, patient_id, attributes, created_at FROM study ORDER BY 1",
+    "series": "SELECT s.series_instance_uid, t.study_instance_uid, s.modality, s.attributes, s.created_at, s.state, s.revision,"
+    " s.last_received_at, s.execution FROM series s JOIN study t ON t.id = s.study ORDER BY 1",
+    "instance": "SELECT i.sop_instance_uid, s.series_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, i.digest, i.blob_key,"
+    " i.size, i.dataset_offset, i.receipt, i.received_at, i.instance_number, i.image_rows, i.image_columns,"
+    " i.number_of_frames FROM instance i JOIN series s ON s.id = i.series ORDER BY 1",
+    "series_project": "SELECT s.series_instance_uid, p.project, p.added_at, p.added_by"
+    " FROM series_project p JOIN series s ON s.id = p.series ORDER BY 1, 2",
+    "series_revision": "SELECT s.series_instance_uid, r.revision, r.completed_at, r.instances, r.bytes, r.content_digest"
+    " FROM series_revision r JOIN series s ON s.id = r.series ORDER BY 1, 2",
+    "series_source": "SELECT s.series_instance_uid, x.receipt FROM series_source x JOIN series s ON s.id = x.series ORDER BY 1, 2",
+    "conflict": "SELECT sop_instance_uid, digest, transfer_syntax_uid, blob_key, receipt, at FROM conflict ORDER BY 1",
+    "quarantine": "SELECT reason, blob_key, size, receipt, at FROM quarantine ORDER BY 2",
+}
+
+
+def dump(database: Database) -> dict[str, list[dict[str, object]]]:
+    with database.transaction() as connection:
+        return {name: connection.execute(statement).fetchall() for name, statement in DUMP.items()}
+
+
+def complete(database: Database, settings: Settings) -> None:
+    with database.transaction() as connection:
+        while completeness.absorb(connection, settings):
+            pass
+        completeness.complete_due(connection, settings)
+
+
+@pytest.fixture
+def empty_database(postgres_server: tuple[Path, str]) -> Iterator[Database]:
+    """A second fresh database, as after the loss of the first."""
+    socket, password = postgres_server
+    admin = f"host={socket} user=postgres password={password}"
+    name = f"t{generate_uid()[-20:].replace('.', '_')}"
+    with psycopg.connect(f"{admin} dbname=postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_insitu")
+    pool = Database(f"{admin} dbname={name}")
+    yield pool
+    pool.close()
+    with psycopg.connect(f"{admin} dbname=postgres", autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def full(
+    database: Database, archive: Archive, settings: Settings, receipt: Receipt, make: Make, encode: Encode, store: Store
+) -> list[Dataset]:
+    """An archive with some history: the data sets of its first series."""
+    with database.transaction() as connection:
+        connection.execute("INSERT INTO project (name) VALUES ('heads'), ('others')")
+    first = [make(InstanceNumber=number) for number in (1, 2)]
+    first[1].StudyInstanceUID, first[1].SeriesInstanceUID = first[0].StudyInstanceUID, first[0].SeriesInstanceUID
+    for made in first:
+        store(receipt, encode(made))
+    archive.close_receipt(receipt)
+    complete(database, settings)
+    stow = archive.open_receipt(channel="stow", principal="anna", project="heads")
+    store(stow, encode(first[0]))  # a duplicate: a link
+    late = make(StudyInstanceUID=first[0].StudyInstanceUID, SeriesInstanceUID=first[0].SeriesInstanceUID)
+    store(stow, encode(late))
+    store(stow, encode(make(), ExplicitVRBigEndian))
+    first[0].PatientID = "4712"
+    assert store(stow, encode(first[0])).outcome is Outcome.CONFLICT_KEPT
+    assert store(stow, b"no DICOM").outcome is Outcome.QUARANTINED
+    archive.close_receipt(stow)
+    complete(database, settings)
+    result = archive.open_receipt(channel="result", project="heads", execution="abc-1", principal="tissue 1.0")
+    store(result, encode(make(StudyInstanceUID=first[0].StudyInstanceUID)))
+    archive.close_receipt(result)
+    complete(database, settings)
+    with database.transaction() as connection:
+        rows = connection.execute("SELECT id FROM series ORDER BY id").fetchall()
+        links.link(connection, settings, rows[1]["id"], "others", "rules 1")
+        links.unlink(connection, settings, rows[1]["id"], "heads", "rules 1")
+    return first
+
+
+@pytest.mark.usefixtures("full")
+def test_the_blobs_give_back_an_equal_index(
+    database: Database, empty_database: Database, blobs: FileBlobStore, settings: Settings
+) -> None:
+    before = dump(database)
+    assert {row["revision"] for row in before["series_revision"]} == {1, 2}
+    assert len(before["series_project"]) == 4
+    report = reindex(empty_database, blobs, settings)
+    assert (report.receipts, report.objects, report.added, report.without_receipt) == (3, 5, 5, 0)
+    assert (report.unreadable, report.surplus, report.changed) == ([], [], [])
+    assert dump(empty_database) == before
+    again = reindex(empty_database, blobs, settings)
+    assert (again.added, again.corrected, again.removed) == (0, 0, 0)
+    assert dump(empty_database) == before
+
+
+@pytest.mark.usefixtures("full")
+def test_a_rebuild_in_place_mends_lost_and_foreign_rows_and_keeps_the_others(
+    database: Database, blobs: FileBlobStore, settings: Settings
+) -> None:
+    before = dump(database)
+    with database.transaction() as connection:
+        rows = connection.execute("SELECT id, blob_key FROM instance ORDER BY id").fetchall()
+        connection.execute("DELETE FROM instance WHERE id = %s", (rows[0]["id"],))
+        connection.execute("UPDATE instance SET size = 1 WHERE id = %s", (rows[1]["id"],))
+    report = reindex(database, blobs, settings)
+    assert (report.added, report.corrected, report.removed) == (1, 1, 0)
+    assert dump(database) == before
+    blobs.delete(rows[2]["blob_key"])
+    assert reindex(database, blobs, settings).removed == 1
+    assert len(dump(database)["instance"]) == 4
+
+
+def test_an_object_without_a_receipt_belongs_to_no_project(
+    empty_database: Database, blobs: FileBlobStore, settings: Settings, receipt: Receipt, make: Make, encode: Encode,
+    store: Store,
+) -> None:  # fmt: skip
+    store(receipt, encode(make()))
+    blobs.delete(receipt.key)
+    assert reindex(empty_database, blobs, settings).without_receipt == 1
+    rebuilt = dump(empty_database)
+    assert len(rebuilt["instance"]) == 1
+    assert rebuilt["series_project"] == []
+
+
+@pytest.mark.usefixtures("full")
+def test_a_blob_store_that_is_not_there_does_not_empty_the_index(
+    database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    before = dump(database)
+    with pytest.raises(Invalid, match="holds no object"):
+        reindex(database, FileBlobStore(tmp_path / "elsewhere"), settings)
+    assert dump(database) == before
+
+
+def test_a_receiver_whose_object_a_rebuild_found_first_does_not_lose_it(
+    database: Database, archive: Archive, blobs: FileBlobStore, settings: Settings, receipt: Receipt, make: Make,
+    encode: Encode,
+) -> None:  # fmt: skip
+    incoming = archive.begin(receipt)
+    incoming.write(encode(make()))
+    assert incoming.prepare()  # the blob is durable, the row is not there yet
+    assert reindex(database, blobs, settings).added == 1
+    with database.transaction() as connection:
+        assert incoming.insert(connection).outcome is Outcome.STORED
+    incoming.settle()
+    assert blobs.exists(incoming.key)
+    assert scrub(database, blobs).healthy
+
+
+def test_a_flipped_byte_is_found_and_never_taken_for_the_truth(
+    database: Database, blobs: FileBlobStore, settings: Settings, receipt: Receipt, make: Make, encode: Encode,
+    store: Store,
+) -> None:  # fmt: skip
+    made = make()
+    store(receipt, encode(made))
+    assert scrub(database, blobs).healthy
+    (blob,) = blobs.list("objects")
+    path = blobs.path(blob.key)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    report = scrub(database, blobs)
+    assert (report.healthy, report.changed) == (False, [made.SOPInstanceUID])
+    assert reindex(database, blobs, settings).changed == [blob.key]
+    assert scrub(database, blobs).changed == [made.SOPInstanceUID]
+    path.unlink()
+    assert scrub(database, blobs).missing == [made.SOPInstanceUID]
+
+
+def test_scrub_removes_only_what_nothing_refers_to_after_a_day(
+    database: Database,
+    blobs: FileBlobStore,
+    archive: Archive,
+    receipt: Receipt,
+    make: Make,
+    encode: Encode,
+    store: Store,
+) -> None:
+    made = make()
+    store(receipt, encode(made))
+    made.PatientID = "4712"
+    store(receipt, encode(made))
+    store(receipt, b"no DICOM")
+    referenced = {blob.key for blob in blobs.list()}
+    incoming = archive.begin(receipt)
+    incoming.write(encode(make()))
+    incoming.prepare()  # as if the process had died before its transaction
+    assert scrub(database, blobs).unreferenced == [incoming.key]
+    for blob in blobs.list():
+        os.utime(blobs.path(blob.key), (1, 1))
+    assert scrub(database, blobs, remove=False).removed == []
+    assert blobs.exists(incoming.key)
+    assert scrub(database, blobs).removed == [incoming.key]
+    assert {blob.key for blob in blobs.list()} == referenced
+
+
+def test_remains_of_a_dead_writer_are_swept_and_a_living_one_goes_on(
+    database: Database, blobs: FileBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs, "_unnamed", False)  # as on a file system without nameless files
+    writer = blobs.create("objects/a/b")
+    writer.write(b"content")
+    (blobs.root / "incoming" / "dead").write_bytes(b"half")
+    assert scrub(database, blobs).abandoned == 1
+    writer.commit()
+    assert blobs.read("objects/a/b") == b"content"
+    assert list((blobs.root / "incoming").iterdir()) == []
