@@ -26,6 +26,9 @@ Kind = Literal["bubblewrap", "namespaces", "none"]
 USER = 65534
 SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
+# Of /proc: settings of the whole machine, which root's user may write even without any capability. Bubblewrap covers
+# only those whose folder it finds writable, which /proc/sys is not, though files in it are.
+MACHINE_SETTINGS = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "driver", "mtrr")
 TRIAL_SECONDS = 20.0
 FIXED_PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -123,6 +126,9 @@ def bubblewrap_command(enclosure: Enclosure) -> list[str]:
     for target, path in (*links, *enclosure.links):
         line += ["--symlink", target, path]
     line += ["--proc", "/proc", "--dev", "/dev"]
+    for name in MACHINE_SETTINGS:
+        if os.path.exists(f"/proc/{name}"):
+            line += ["--ro-bind", f"/proc/{name}", f"/proc/{name}"]
     for read_only, inside in enclosure.read_only:
         line += ["--ro-bind", str(read_only), inside]
     for writable, inside in enclosure.writable:
@@ -142,6 +148,7 @@ def namespaces_command(enclosure: Enclosure) -> list[str]:
         "read_only": [*binds, *((str(outside), inside) for outside, inside in enclosure.read_only)],
         "writable": [(str(outside), inside) for outside, inside in enclosure.writable],
         "links": [*links, *enclosure.links],
+        "covered": MACHINE_SETTINGS,
         "environment": enclosure.environment,
         "working_folder": enclosure.working_folder,
         "command": list(enclosure.command),

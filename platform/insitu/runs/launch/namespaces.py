@@ -30,7 +30,6 @@ PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
 CAPABILITY_VERSION_3 = 0x20080522
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 DEVICES = ("null", "zero", "full", "random", "urandom")
-COVERED = ("sys", "sysrq-trigger", "irq", "bus")  # of /proc: settings of the whole machine
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217}
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -50,7 +49,9 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, data: s
 
 
 def make_place(outside: str, place: str) -> None:
-    """An empty folder or file to mount `outside` on."""
+    """An empty folder or file to mount `outside` on, unless something is there already."""
+    if os.path.exists(place):
+        return
     if os.path.isdir(outside):
         os.makedirs(place, exist_ok=True)
     else:
@@ -124,7 +125,7 @@ def build_root(plan: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # no further user name spaces, through which more of the kernel could be reached
         with open("/new/proc/sys/user/max_user_namespaces", "w") as stream:
             stream.write("0")
-    for name in COVERED:
+    for name in plan["covered"]:  # settings of the whole machine
         if os.path.exists(f"/new/proc/{name}"):
             bind(f"/new/proc/{name}", f"/new/proc/{name}", read_only=True)
     for outside, inside in plan["writable"]:
