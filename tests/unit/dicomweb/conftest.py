@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,42 +14,60 @@ import httpx
 import numpy as np
 import pydicom
 import pytest
-import uvicorn
 from dicomweb_client import DICOMwebClient
 from insitu.archive import metadata
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.store import Archive
 from insitu.database import Database
-from insitu.projects.permissions import Principal, Role
+from insitu.identity import tokens
+from insitu.projects import projects
+from insitu.projects.permissions import Role
 from insitu.settings import Settings
-from insitu_services.api.access import current_principal
-from insitu_services.api.app import create_app
+from insitu_services.api.__main__ import listen, server
 from insitu_services.api.context import Context
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-ADMIN = Principal(name="admin", kind="account", site_admin=True)
 PATIENCE = 60  # seconds a loaded machine may take
 
 
 class Site:
-    """The server and what it serves. `principal` is who the next requests come from."""
+    """The server and what it serves. The next requests come from whom `become` or `be_admin` named last."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.principal = ADMIN
-        self.app = create_app(context)
-        self.app.dependency_overrides[current_principal] = lambda: self.principal
+        self.headers: dict[str, str] = {}
         self.url = ""
+        self.be_admin()
+
+    def be_admin(self) -> None:
+        """Be the site admin."""
+        self._log_in(site_admin=True)
+
+    def become(self, **roles: str) -> None:
+        """Be a new account with these roles by project."""
+        self._log_in(**roles)
+
+    def _log_in(self, *, site_admin: bool = False, **roles: str) -> None:
+        with self.context.database.transaction() as connection:
+            name = f"account-{uuid.uuid4().hex[:8]}"
+            connection.execute(
+                "INSERT INTO account (name, password_hash, site_admin) VALUES (%s, 'none', %s)", (name, site_admin)
+            )
+            for project, role in roles.items():
+                projects.set_member(connection, project, name, Role(role))
+            token = tokens.create(connection, name, "test")
+        self.name, self.headers = name, {"Authorization": f"Bearer {token}"}
 
     @property
     def client(self) -> DICOMwebClient:
         """A new client of the package dicomweb-client."""
-        return DICOMwebClient(f"{self.url}/dicom-web")
+        return DICOMwebClient(f"{self.url}/dicom-web", headers=self.headers)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         """GET below /dicom-web, with patience."""
+        options["headers"] = self.headers | options.get("headers", {})
         return httpx.get(f"{self.url}/dicom-web{path}", timeout=PATIENCE, **options)
 
     def found(self, path: str, **parameters: Any) -> list[dict[str, Any]]:
@@ -74,6 +92,7 @@ class Site:
     ) -> httpx.Response:
         """POST a multipart/related body as it is."""
         headers = {"Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}'}
+        headers |= self.headers | options.pop("headers", {})
         return httpx.post(f"{self.url}/dicom-web{path}", content=body, headers=headers, timeout=PATIENCE, **options)
 
     def take(self, *datasets: pydicom.Dataset, project: str | None = None, with_metadata: bool = True) -> None:
@@ -91,6 +110,11 @@ class Site:
                 for row in connection.execute("SELECT id FROM series").fetchall():
                     metadata.project_series(connection, archive.blobs, row["id"])
 
+    @staticmethod
+    def file(dataset: pydicom.Dataset) -> bytes:
+        """The data set as a DICOM file."""
+        return encoded(dataset)
+
     def project(self, name: str) -> None:
         """Make a project."""
         with self.context.database.transaction() as connection:
@@ -104,30 +128,24 @@ def encoded(dataset: pydicom.Dataset) -> bytes:
     return buffer.getvalue()
 
 
-def member(**roles: str) -> Principal:
-    """An account with roles by project."""
-    return Principal(name="someone", kind="account", memberships={name: Role(role) for name, role in roles.items()})
-
-
 @pytest.fixture
 def site(database: Database, tmp_path: Path) -> Iterator[Site]:
     """A DICOMweb server over an empty archive."""
-    settings = Settings(home=tmp_path)
+    settings = Settings(home=tmp_path, http="127.0.0.1:0")
     archive = Archive(database, FileBlobStore(settings.blobs), settings)
     site = Site(Context(settings=settings, database=database, archive=archive))
     site.project("inbox")
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(site.app, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    listener = listen(settings.http)
+    serving = server(site.context)
+    thread = threading.Thread(target=serving.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + PATIENCE
-    while not server.started and thread.is_alive():
+    while not serving.started and thread.is_alive():
         assert time.monotonic() < deadline, "the server did not start"
         time.sleep(0.02)
     site.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     yield site
-    server.should_exit = True
+    serving.should_exit = True
     thread.join(PATIENCE)
     listener.close()
     archive.close()

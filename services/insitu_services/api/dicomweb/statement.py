@@ -152,7 +152,7 @@ def _studies(builder: _Builder, study: list[str], series: list[str], instance: l
             SELECT st.id, st.study_instance_uid, st.attributes AS study_attributes {source}
             ORDER BY st.id DESC LIMIT %(limit)s OFFSET %(offset)s
         ) p CROSS JOIN LATERAL (
-            SELECT count(*) AS series_count, array_agg(DISTINCT s.modality ORDER BY s.modality) AS modalities,
+            SELECT count(*) AS series_count, array_remove(array_agg(DISTINCT s.modality ORDER BY s.modality), '') AS modalities,
                    coalesce(sum((SELECT count(*) FROM instance i WHERE i.series = s.id)), 0)::bigint AS instance_count
             FROM series s WHERE s.study = p.id AND {builder.visible}
         ) c ORDER BY p.id DESC"""
