@@ -40,7 +40,8 @@ class PlatformClient(httpx.Client):
                 why=str(error) or type(error).__name__,
                 remedy="Start it with `insitu up`, or name another address in INSITU_URL",
             ) from error
-        if response.status_code >= 400:
+        # STOW-RS answers 409 with the fate of every object; that is an answer, no error of the request.
+        if response.status_code >= 400 and "dicom+json" not in response.headers.get("content-type", ""):
             response.read()
             raise error_of(response)
         return response

@@ -9,12 +9,13 @@ from typing import Any
 
 import pydicom
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.store import Archive, Receipt, Stored
 from insitu.database import Database
 from insitu.settings import Settings
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 Build = Callable[..., bytes]
 

@@ -10,10 +10,6 @@ from pathlib import Path
 
 import pydicom.data
 import pytest
-from insitu.archive.blobs import FileBlobStore
-from insitu.archive.examine import Examination, Unfit, parse_meta
-from insitu.archive.store import Archive, Outcome, Receipt, Stored
-from insitu.database import Database
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -24,6 +20,11 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     generate_uid,
 )
+
+from insitu.archive.blobs import FileBlobStore
+from insitu.archive.examine import Examination, Unfit, parse_meta
+from insitu.archive.store import Archive, Outcome, Receipt, Stored
+from insitu.database import Database
 
 SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
 Make = Callable[..., Dataset]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
 from insitu.archive import completeness, index, metadata
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.completeness import CompleteSeries
@@ -12,8 +15,6 @@ from insitu.archive.store import Archive, Receipt, Stored
 from insitu.database import Database
 from insitu.errors import NotFound
 from insitu.settings import Settings
-from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
 
 Make = Callable[..., Dataset]
 Encode = Callable[..., bytes]

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pydicom.dataset import Dataset
+
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.scrub import scrub
 from insitu.archive.store import Receipt
 from insitu.database import Database
 from insitu.settings import Settings
-from pydicom.dataset import Dataset
 
 Make = Callable[..., Dataset]
 Encode = Callable[..., bytes]

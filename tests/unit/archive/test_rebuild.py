@@ -8,6 +8,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRBigEndian, generate_uid
+
 from insitu.archive import completeness, links
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.reindex import reindex
@@ -16,8 +19,6 @@ from insitu.archive.store import Archive, Outcome, Receipt, Stored
 from insitu.database import Database
 from insitu.errors import Invalid
 from insitu.settings import Settings
-from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRBigEndian, generate_uid
 
 Make = Callable[..., Dataset]
 Encode = Callable[..., bytes]

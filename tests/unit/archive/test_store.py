@@ -8,11 +8,6 @@ from pathlib import Path
 
 import pydicom.data
 import pytest
-from insitu.archive.blobs import FileBlobStore
-from insitu.archive.examine import parse_meta
-from insitu.archive.store import Archive, Outcome, Receipt, Stored
-from insitu.database import Database
-from insitu.errors import Conflict, Invalid, Unavailable
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -21,6 +16,12 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     generate_uid,
 )
+
+from insitu.archive.blobs import FileBlobStore
+from insitu.archive.examine import parse_meta
+from insitu.archive.store import Archive, Outcome, Receipt, Stored
+from insitu.database import Database
+from insitu.errors import Conflict, Invalid, Unavailable
 
 SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
 Make = Callable[..., Dataset]

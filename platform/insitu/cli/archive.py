@@ -1,0 +1,163 @@
+"""`insitu import|reindex|scrub|quarantine list`: putting files in, and keeping blobs and index in order.
+
+import goes through the API of the running platform (STOW-RS); the others work on database and blobs of this home directly.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from insitu.archive.blobs import FileBlobStore
+from insitu.database import Database
+from insitu.settings import Settings, load
+
+from . import importing
+
+app = typer.Typer(no_args_is_help=True)
+quarantine = typer.Typer(help="Objects that could not be archived.", no_args_is_help=True)
+app.add_typer(quarantine, name="quarantine")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextmanager
+def _archive() -> Iterator[tuple[Settings, Database, FileBlobStore]]:
+    """Settings, database and blobs of this home."""
+    settings = load()
+    database = Database(settings.database_dsn("cli"), maximum=2)
+    try:
+        yield settings, database, FileBlobStore(settings.blobs)
+    finally:
+        database.close()
+
+
+@contextmanager
+def _counting(what: str, as_json: bool) -> Iterator[Callable[[int], None] | None]:
+    """A counter on the terminal, where there is one and nobody wants JSON."""
+    if as_json or not sys.stderr.isatty():
+        yield None
+        return
+    with Progress("{task.description}", "{task.completed}", console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done: progress.update(task, completed=done)
+
+
+@app.command("import")
+def import_files(
+    paths: Annotated[list[Path], typer.Argument(help="Files, folders and zip files.", exists=True)],
+    project: Annotated[
+        str | None, typer.Option(help="Project that new series enter; the default project if it is not given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put files or folders of DICOM objects into the archive."""
+    with _counting("Objects", as_json) as progress:
+        report = importing.import_paths(load(), paths, project, progress)
+    if as_json:
+        typer.echo(json.dumps(asdict(report)))
+    else:
+        for failure in report.failed:
+            typer.echo(f"{failure.name}: {failure.reason}", err=True)
+        typer.echo(
+            f"{report.stored} objects are in the archive, {report.skipped} files are no DICOM objects and were left out,"
+            f" {len(report.failed)} objects were refused."
+        )
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def reindex(as_json: AsJson = False) -> None:
+    """Make the index again from the blobs. May be used while the platform runs."""
+    from insitu.archive import reindex as rebuilding
+
+    with _archive() as (settings, database, blobs), _counting("Objects", as_json) as progress:
+        report = rebuilding.reindex(database, blobs, settings, progress)
+    if as_json:
+        typer.echo(json.dumps(asdict(report)))
+    else:
+        typer.echo(
+            f"{report.objects} objects read: {report.added} added to the index, {report.corrected} corrected,"
+            f" {report.removed} without a blob removed."
+        )
+        _list("damaged since they arrived (restore them from a backup)", report.changed)
+        _list("not readable", report.unreadable)
+        _list("surplus (insitu scrub removes them after a day)", report.surplus)
+        if report.without_receipt:
+            typer.echo(f"{report.without_receipt} objects have no receipt; only the site admin sees them.")
+    if report.changed or report.unreadable:
+        raise typer.Exit(1)
+
+
+@app.command()
+def scrub(
+    keep: Annotated[bool, typer.Option("--keep", help="Only report; remove nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare every blob with the index; remove blobs that nothing refers to for a day."""
+    from insitu.archive import scrub as scrubbing
+
+    with _archive() as (_, database, blobs), _counting("Objects", as_json) as progress:
+        report = scrubbing.scrub(database, blobs, remove=not keep, progress=progress)
+    if as_json:
+        typer.echo(json.dumps({**asdict(report), "healthy": report.healthy}))
+    else:
+        typer.echo(f"{report.objects} objects read and compared, {report.bytes / 1e9:.1f} GB.")
+        _list("missing (restore them from a backup)", report.missing)
+        _list("changed since they arrived (restore them from a backup)", report.changed)
+        _list("not referred to by anything, younger than a day", report.unreferenced)
+        _list("not referred to by anything, removed", report.removed)
+        if report.abandoned:
+            typer.echo(f"{report.abandoned} remains of processes that died were removed.")
+        typer.echo("Every object is what arrived." if report.healthy else "The archive is damaged.")
+    if not report.healthy:
+        raise typer.Exit(1)
+
+
+@quarantine.callback()
+def _quarantine() -> None:
+    """Objects that could not be archived."""
+
+
+@quarantine.command("list")
+def list_quarantine(
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List them, the newest first, with the reason and who sent them."""
+    with _archive() as (_, database, _), database.transaction() as connection:
+        rows: list[dict[str, Any]] = connection.execute(
+            "SELECT q.id::text, q.at, q.reason, q.size, q.blob_key, r.channel, r.calling_ae, r.peer, r.principal"
+            " FROM quarantine q JOIN receipt r ON r.id = q.receipt ORDER BY q.at DESC LIMIT %s",
+            (limit,),
+        ).fetchall()
+    for row in rows:
+        row["at"] = row["at"].isoformat()
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    if not rows:
+        typer.echo("Nothing is in quarantine.")
+        return
+    table = Table("at", "from", "bytes", "reason", "file below blobs/")
+    for row in rows:
+        sender = row["calling_ae"] or row["principal"] or row["channel"]
+        table.add_row(row["at"][:19], sender, str(row["size"]), row["reason"], row["blob_key"])
+    Console().print(table)
+
+
+def _list(what: str, items: list[str]) -> None:
+    if items:
+        typer.echo(f"{len(items)} {what}:")
+        for item in items:
+            typer.echo(f"  {item}")
