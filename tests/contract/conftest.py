@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from insitu.algorithms import manifest as manifests
 from insitu.algorithms import package as packages
 from insitu.dicom.wrap import wrap_volume

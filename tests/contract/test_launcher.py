@@ -8,6 +8,7 @@ from typing import Any
 
 import pydicom
 import pytest
+
 from insitu.errors import NotFound
 from insitu.runs.launch.specification import Launcher
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from insitu.runs.launch import isolation, processes
 from insitu.runs.launch.process import ProcessLauncher
 from insitu.runs.launch.specification import Launcher

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from insitu.errors import Conflict, Invalid
 from insitu.runs.launch.process import ProcessLauncher
 from insitu.runs.launch.specification import JobOutcome

@@ -54,8 +54,8 @@ def take(folder: Path, name: str, target: Path, limit: int) -> Path:
         raise StepFailed(
             Failure.OUTPUT_MALFORMED, f"The output {name} is a link or cannot be opened ({error.strerror})"
         ) from error
-    with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(stream.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise StepFailed(Failure.OUTPUT_MALFORMED, f"The output {name} is not a regular file")
         if status.st_size > limit:
@@ -64,6 +64,8 @@ def take(folder: Path, name: str, target: Path, limit: int) -> Path:
             )
         target.mkdir(parents=True, exist_ok=True)
         copy = target / name
-        with copy.open("wb") as out:
+        with os.fdopen(os.dup(descriptor), "rb") as stream, copy.open("wb") as out:
             shutil.copyfileobj(stream, out, 1 << 20)
+    finally:
+        os.close(descriptor)
     return copy
