@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -21,9 +21,9 @@ from insitu.errors import Unavailable
 from insitu.processes import State
 from insitu.settings import Settings
 
-from . import databases, home, roster, secrets
+from . import databases, home, progress, roster, secrets
 from .airflow import Airflow
-from .process import Definition, Process, end_leftover, last_words, tied
+from .process import Definition, Process, end_leftover, end_members, last_words, tied
 
 BOOTSTRAP = [sys.executable, "-m", "insitu_services.supervisor.bootstrap"]
 GUARDIAN = Path(__file__).with_name("guardian.py")
@@ -32,6 +32,52 @@ LOOK_IDLE = 1.0  # seconds, otherwise; a death wakes it at once
 LOGS_EVERY = 30.0  # seconds
 DATABASE_SECONDS = 120.0  # a server that recovers from a crash replays its log first
 STOP_DATABASE = 3.0  # seconds for a fast shutdown; after that an immediate one, which its log makes good
+
+
+class OneShot:
+    """A program that must succeed before the platform goes on.
+
+    Parameters
+    ----------
+    failure : str
+        What its failure means, as a sentence.
+    log : Path
+        File its output is appended to.
+    """
+
+    def __init__(self, failure: str, log: Path) -> None:
+        self._failure = failure
+        self._log = log
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    def start(self, command: list[str], environment: Mapping[str, str]) -> None:
+        """Start it; it ends with this process."""
+        self._popen = tied(command, environment, self._log)
+
+    def done(self) -> bool:
+        """Whether it has ended well.
+
+        Raises
+        ------
+        Unavailable
+            It has ended badly.
+        """
+        if self._popen is None or self._popen.poll() is None:
+            return False
+        if self._popen.returncode != 0:
+            raise Unavailable(
+                self._failure,
+                why=last_words(self._log) or _exit(self._popen.returncode),
+                remedy=f"Look into {self._log}",
+            )
+        return True
+
+    def end(self) -> None:
+        """End it and what it started, where it still runs."""
+        if self._popen is not None and self._popen.poll() is None:
+            self._popen.kill()
+            self._popen.wait()
+            end_members(self._popen.pid)
 
 
 class Stop(Exception):  # it is a request, not an error
@@ -62,6 +108,7 @@ class Supervisor:
             airflow_http=settings.airflow_http,
         )
         self._begun = time.monotonic()
+        self._one_shots: list[OneShot] = []
         self._stopping = False
         self._logs_at = 0.0
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -101,7 +148,8 @@ class Supervisor:
         settings = self.settings
         self._start_guardian()
         airflow.configure()
-        secrets.secret(settings.secrets, "engine-token")
+        for name in ("engine-token", "step-key"):
+            secrets.secret(settings.secrets, name)
         databases.prepare(settings)
         self._remove_stale_database_files()
         self._start(roster.server(settings))
@@ -111,23 +159,35 @@ class Supervisor:
         migrated = airflow.is_migrated()
         if migrated:
             self._start_all(roster.engine(airflow))
-        setup_log = settings.logs / "bootstrap.log"
-        setup = tied(BOOTSTRAP, roster.environment(settings), setup_log)
+        progress.forget(settings)
+        setup = self._one_shot("The platform could not be prepared", settings.logs / "bootstrap.log")
+        setup.start(BOOTSTRAP, roster.environment(settings))
         if not migrated:
             self.tell("Making Airflow's database (once)")
-            log = settings.logs / "airflow-migration.log"
-            self._turn_until_done("Airflow's database could not be migrated", airflow.start_migration(log), log)
+            migration = self._one_shot(
+                "Airflow's database could not be migrated", settings.logs / "airflow-migration.log"
+            )
+            migration.start(airflow.migration(), airflow.environment())
+            self._await(migration.done)
             airflow.note_migration()
             self._start_all(roster.engine(airflow))
-        self._turn_until_done("The platform could not be prepared", setup, setup_log)
+        self._await(lambda: setup.done() or progress.read(settings).prepared)
         self._start_all(roster.services(settings))
+        if not setup.done() and not migrated:
+            self.tell("Installing the algorithms that come with the platform")
+        self._await(setup.done)
+        for name, reason in progress.read(settings).failed.items():
+            self.tell(f"{name} could not be installed: {reason}")
 
-    def _turn_until_done(self, failure: str, program: subprocess.Popen[bytes], log: Path) -> None:
-        """Wait for a program that must succeed, the processes being kept up meanwhile."""
-        while program.poll() is None:
+    def _one_shot(self, failure: str, log: Path) -> OneShot:
+        program = OneShot(failure, log)
+        self._one_shots.append(program)
+        return program
+
+    def _await(self, condition: Callable[[], bool]) -> None:
+        """Keep the processes up until `condition`."""
+        while not condition():
             self._turn(LOOK_EVERY)
-        if program.returncode != 0:
-            raise Unavailable(failure, why=last_words(log) or _exit(program.returncode), remedy=f"Look into {log}")
 
     def _await_database(self) -> None:
         server = self.processes["postgres"]
@@ -206,11 +266,11 @@ class Supervisor:
         """End everything in the order that loses nothing: who receives first, the database last."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # Airflow takes its time to leave, so it is told at the start; nothing depends on it any more.
+        for program in self._one_shots:
+            program.end()
         engine = [name for name in self.processes if name.startswith("airflow-")]
-        for names in (["receiver"], ["dispatcher", "api", *engine]):
+        for names in (["receiver"], ["dispatcher", "api", *engine], ["postgres"]):
             self._stop(names)
-        self._stop(["postgres"])
         processes.state_file(self.settings).unlink(missing_ok=True)
         if self._guardian is not None:
             if self._guardian.stdin is not None:
