@@ -5,10 +5,27 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
-from insitu.projects.permissions import Action, Principal
 from prometheus_client import CollectorRegistry
 
-from . import accounts, audit, engine, gateway, health, login, problems, projects, protection, rules, runs, series, viewer
+from insitu.algorithms.package import LARGEST_PACKAGE
+from insitu.projects.permissions import Action, Principal
+
+from . import (
+    accounts,
+    algorithms,
+    audit,
+    engine,
+    gateway,
+    health,
+    login,
+    problems,
+    projects,
+    protection,
+    rules,
+    runs,
+    series,
+    viewer,
+)
 from .access import requires
 from .context import Context
 from .dicomweb.router import router as dicomweb
@@ -28,6 +45,7 @@ def create_app(context: Context) -> FastAPI:
     app.add_middleware(Observation, registry=app.state.metrics)
     for module in (health, login, accounts, projects, audit, series, runs, rules, engine, viewer):
         app.include_router(module.router)
+    app.include_router(algorithms.router, max_body_size=LARGEST_PACKAGE)
     app.include_router(gateway.router, max_body_size=context.settings.result_bytes)
     app.include_router(dicomweb, max_body_size=LARGEST_STORE)
 

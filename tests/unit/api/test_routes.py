@@ -51,6 +51,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/v1/tokens"): {"name": "stolen", "account": "alpha-lead"},
     ("POST", "/api/v1/projects"): {"name": "gamma"},
     ("PUT", "/api/v1/projects/{project}/members/{account}"): {"role": "lead"},
+    ("PATCH", "/api/v1/algorithms/{name}"): {"enabled": False},
     ("PUT", "/api/v1/rules"): {"version": 1, "rules": []},
     ("POST", "/api/v1/rules/test"): {"series": "{series}"},
     ("POST", "/api/v1/rules/replay"): {},
