@@ -20,10 +20,11 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+from pydicom import dcmread
 from rich.console import Console
 
 from insitu import demo_images
-from insitu.errors import InsituError, Unavailable
+from insitu.errors import InsituError, Invalid, Unavailable
 from insitu.settings import Settings, load
 
 from .client import call
@@ -33,6 +34,7 @@ from .send import Destination, send_files
 app = typer.Typer()
 
 CALLED_AE = "DEMO"
+ALGORITHMS = {"CT": "ct-tissue", "MR": "mr-tissue"}
 PROJECT = "demo"
 START_SECONDS = 240.0
 RUN_SECONDS = 600.0
@@ -90,14 +92,18 @@ def platform(settings: Settings, stages: Stages) -> Iterator[None]:
         yield
         return
     stages.say("platform", f"starting in {settings.home}")
-    process = subprocess.Popen([sys.executable, "-m", "insitu.cli", "up"], env={**os.environ, "INSITU_HOME": str(settings.home)})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "insitu.cli", "up"], env={**os.environ, "INSITU_HOME": str(settings.home)}
+    )
     try:
         deadline = time.monotonic() + START_SECONDS
         while not ready(settings):
             if process.poll() is not None:
                 raise Unavailable("The platform did not start", why="what it said stands above")
             if time.monotonic() > deadline:
-                raise Unavailable("The platform is not ready after four minutes", remedy="Look into the home's logs folder")
+                raise Unavailable(
+                    "The platform is not ready after four minutes", remedy="Look into the home's logs folder"
+                )
             time.sleep(LOOK_EVERY)
         stages.say("platform", f"is ready at {settings.http_url}")
         yield
@@ -119,17 +125,22 @@ def ready(settings: Settings) -> bool:
 def show(settings: Settings, stages: Stages, image: str | None) -> dict[str, Any]:
     """Send the image, follow it through every stage, print the results; the finished run."""
     with tempfile.TemporaryDirectory(prefix="insitu-demo-") as folder:
-        made = demo_images.make(image, DATA, Path(folder), salt=uuid.uuid4().hex)
-        stages.say("image", made.description)
-        prepare_rules(made.algorithm)
+        made = choose(image)
+        stages.say("image", made.title)
+        files = made.write(Path(folder), salt=uuid.uuid4().hex[:12])
+        uid = str(dcmread(files[0], stop_before_pixels=True).SeriesInstanceUID)
+        prepare_rules(ALGORITHMS[made.modality])
         port = int(settings.dicom.rpartition(":")[2])
-        sent = send_files(Destination(CALLED_AE, "127.0.0.1", port), made.files)
-        stages.say("sent", f"{len(made.files)} objects to {CALLED_AE} on port {port}, {sent.succeeded} acknowledged as safe on disk")
-    series = follow(f"/api/v1/series/{made.series_instance_uid}", lambda answer: answer["instances"] >= len(made.files))
+        sent = send_files(Destination(CALLED_AE, "127.0.0.1", port), files)
+        stages.say(
+            "received",
+            f"{sent.succeeded} of {len(files)} objects acknowledged as safe on disk, by {CALLED_AE} on port {port}",
+        )
+    series = follow(f"/api/v1/series/{uid}", lambda answer: answer["instances"] >= len(files))
     stages.say("archived", f"{series['instances']} objects in the index")
-    series = follow(f"/api/v1/series/{made.series_instance_uid}", lambda answer: answer["state"] == "complete")
+    series = follow(f"/api/v1/series/{uid}", lambda answer: answer["state"] == "complete")
     stages.say("complete", f"revision {series['revision']}, after {settings.quiet_time:g} s without a new object")
-    routing = follow(f"/api/v1/series/{made.series_instance_uid}/routing", lambda answer: bool(answer["decisions"]))
+    routing = follow(f"/api/v1/series/{uid}/routing", lambda answer: bool(answer["decisions"]))
     decision = routing["decisions"][0]["decision"]
     for step in decision["trace"]:
         stages.say("rule", step["explanation"])
@@ -138,6 +149,23 @@ def show(settings: Settings, stages: Stages, image: str | None) -> dict[str, Any
             raise Unavailable("The rule's run was refused", why=answer["refused"])
     execution = decision["requests"][0]["execution"]
     return watch(settings, stages, execution)
+
+
+def choose(image: str | None) -> demo_images.DemoImage:
+    """The image asked for; without a wish the head CT where it is installed, else the averaged brain.
+
+    Raises
+    ------
+    Invalid
+        It is neither `ct` nor `mr`.
+    NotFound
+        It is not on this machine.
+    """
+    if image not in (None, "ct", "mr"):
+        raise Invalid("The image must be `ct` or `mr`", value=image)
+    if image == "ct" or (image is None and demo_images.HEAD_CT_FILE.exists()):
+        return demo_images.head_ct()
+    return demo_images.averaged_brain(DATA)
 
 
 def prepare_rules(algorithm: str) -> None:
@@ -168,7 +196,9 @@ def watch(settings: Settings, stages: Stages, execution: str) -> dict[str, Any]:
             raise Unavailable("The run does not end", value=execution, remedy=f"insitu run show {execution}")
         time.sleep(LOOK_EVERY)
     if run["state"] != "succeeded":
-        raise Unavailable(f"The run {run['state']}", value=execution, why=run["reason"], remedy=f"insitu run log {execution}")
+        raise Unavailable(
+            f"The run {run['state']}", value=execution, why=run["reason"], remedy=f"insitu run log {execution}"
+        )
     stages.console.print()
     stages.console.print(f"[bold]{run['algorithm']} {run['version']}[/bold] found", highlight=False)
     stages.console.print(segment_table(run["results"][0]["summary"]))
@@ -177,7 +207,9 @@ def watch(settings: Settings, stages: Stages, execution: str) -> dict[str, Any]:
     kinds = ", ".join(sorted(result["kind"] for result in run["results"]))
     study = run["results"][0]["study_instance_uid"]
     stages.console.print(f"\n{kinds} are in the study beside the image. See them:")
-    stages.console.print(f"  {settings.http_url}/viewer/viewer?StudyInstanceUIDs={study}", highlight=False, soft_wrap=True)
+    stages.console.print(
+        f"  {settings.http_url}/viewer/viewer?StudyInstanceUIDs={study}", highlight=False, soft_wrap=True
+    )
     stages.console.print("Produced by an algorithm; a physician must confirm it.", style="dim")
     return run
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from insitu.errors import Invalid
 
@@ -126,9 +126,15 @@ def parameters(pairs: list[str]) -> dict[str, Any]:
     return result
 
 
-def waterfall_table(bars: list[dict[str, Any]], width: int = 40) -> Table:
+def waterfall_table(bars: list[dict[str, Any]], width: int = 24) -> Table:
     """The stages of a run as bars over time, in seconds."""
-    table = Table("stage", "from", "seconds", "", show_edge=False)
+    table = Table(
+        Column("stage", no_wrap=True),
+        Column("from", justify="right"),
+        Column("seconds", justify="right"),
+        Column("", no_wrap=True),
+        show_edge=False,
+    )
     total = max((bar["start"] + (bar["seconds"] or 0) for bar in bars), default=0) or 1
     for bar in bars:
         seconds = bar["seconds"] or 0.0

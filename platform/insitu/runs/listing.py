@@ -13,15 +13,15 @@ from .executions import history
 
 # The stages of the waterfall in order, with what their bar shows; a bar lasts until the next stage that was reached.
 WATERFALL = {
-    "acknowledged": "last object acknowledged, quiet time",
-    "complete": "series complete, routing",
+    "acknowledged": "acknowledged, quiet time",
+    "complete": "complete, routing",
     "requested": "waiting for admission",
-    "admitted": "handing over to Airflow",
-    "prepared": "Airflow starts its task",
+    "admitted": "to Airflow",
+    "prepared": "Airflow starts the task",
     "fetch": "fetch",
     "algorithm": "algorithm",
     "publish": "publish",
-    "published": "results in the archive, Airflow concludes",
+    "published": "archived, Airflow concludes",
 }
 
 
