@@ -126,7 +126,3 @@ def main() -> None:
     except InsituError as error:
         show(error, as_json="--json" in sys.argv[1:])
         raise SystemExit(1) from None
-
-
-if __name__ == "__main__":
-    main()

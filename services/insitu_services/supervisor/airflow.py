@@ -11,18 +11,17 @@ import configparser
 import io
 import json
 import os
-import subprocess
 import sys
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
+
 from insitu.errors import Invalid
 from insitu.runs.engine import DAG
 from insitu.settings import Settings
 
-from .process import tied
 from .secrets import secret, write
 
 USER = "insitu"  # the one account of its simple auth manager, for the dispatcher
@@ -120,9 +119,9 @@ class Airflow:
         found = sorted(self.python.parent.parent.glob("lib/python*/site-packages/apache_airflow_core-*.dist-info"))
         return found[0].name.removeprefix("apache_airflow_core-").removesuffix(".dist-info") if found else "unknown"
 
-    def start_migration(self, log: Path) -> subprocess.Popen[bytes]:
-        """Start to bring its schema up to date."""
-        return tied(self.command("db", "migrate"), self.environment(), log)
+    def migration(self) -> list[str]:
+        """Command line that brings its schema up to date."""
+        return self.command("db", "migrate")
 
     def note_migration(self) -> None:
         """Note that the schema is that of the installed version."""
@@ -141,6 +140,9 @@ class Airflow:
             `metadatabase` (the API server itself), `scheduler` or `dag_processor`.
         """
         try:
+            if component == "metadatabase" and self._client.get("/execution/health").status_code != 200:
+                # Its first answer to tasks takes seconds, the routes being made then; better now than in a first run.
+                return False
             health = self._client.get("/api/v2/monitor/health").json()[component]
         except (httpx.HTTPError, ValueError, KeyError):
             return False
@@ -234,6 +236,7 @@ def configuration(settings: Settings, home: Path) -> dict[str, dict[str, str]]:
             "expose_config": "False",
             "expose_stacktrace": "False",
             "enable_swagger_ui": "False",
+            "client_use_public_certs": "False",
             "workers": "1",
         },
         "api_auth": {"jwt_secret": secret(secrets, "airflow-jwt"), "jwt_issuer": "insitu"},

@@ -1,7 +1,8 @@
-"""What a platform needs before its processes start: schema, rights, project, admin, tokens, shipped packages.
+"""What a platform needs beside its processes: schema, rights, project, admin, token, shipped packages.
 
-`python -m insitu_services.supervisor.bootstrap` does it, as a process of its own so that the supervisor stays small.
-Idempotent. Not here: roles and databases (databases).
+`python -m insitu_services.supervisor.bootstrap` does it, as a process of its own so that the supervisor stays small; it
+notes how far it is, because the processes need not wait for the packages. Idempotent.
+Not here: roles and databases (databases).
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import secrets as random
 from pathlib import Path
 
 import psycopg
+
 from insitu.audit import trail
 from insitu.database import Database, grant, migrate
+from insitu.errors import InsituError
 from insitu.settings import Settings, load
-
 from insitu_services.logs import log_to_stderr
 
 from . import databases, first_password, secrets
 from .first_password import ADMIN
+from .progress import Progress
 
 logger = logging.getLogger("insitu.bootstrap")
 
@@ -45,23 +48,49 @@ def prepare_people(settings: Settings, database: Database) -> None:
         projects.ensure(connection, settings.default_project, title="Series that no rule assigns to a project")
         if accounts.find(connection, ADMIN) is None:
             password = random.token_urlsafe(12)
-            # Before the commit: a crash between the two shows a password again, never none.
+            # Before the commit: a crash between the two shows a password that is replaced, never none.
             first_password.keep(settings, password)
             accounts.create(connection, ADMIN, password, site_admin=True)
             trail.record(connection, "system", "account-change", "account", ADMIN, detail={"made": True})
-        token_file = settings.secrets / "admin-token"
-        if not token_file.exists():
-            secrets.write(token_file, tokens.ensure(connection, ADMIN, "command line"))
+            (settings.secrets / "admin-token").unlink(missing_ok=True)
+        if not (settings.secrets / "admin-token").exists():
+            secrets.write(settings.secrets / "admin-token", tokens.ensure(connection, ADMIN, "command line"))
+
+
+def install_packages(settings: Settings, database: Database, progress: Progress) -> None:
+    """Install every shipped package; one that cannot be installed is noted and keeps nothing else from working."""
+    from insitu.algorithms import registry
+
+    for manifest in sorted(extensions_folder().glob("*/algorithm.yaml")):
+        name = manifest.parent.name
+        try:
+            with database.transaction() as connection:
+                known = {item.digest for item in registry.listed(connection)}
+                installed = registry.install(connection, settings, manifest.parent, "system", trusted=True)
+                if installed.digest not in known:
+                    trail.record(
+                        connection, "system", "algorithm-install", "algorithm", installed.name,
+                        detail={"version": installed.version, "digest": installed.digest},
+                    )  # fmt: skip
+        except InsituError as error:
+            logger.warning("package %s is not installed: %s", name, error)
+            progress.failed[name] = str(error)
+        progress.save(settings)
 
 
 def main() -> None:
     """Prepare the platform of the home that the environment names."""
     log_to_stderr("bootstrap")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = load()
+    progress = Progress()
     prepare_schema(settings)
     database = Database(databases.owner_dsn(settings), minimum=1, maximum=2)
     try:
         prepare_people(settings, database)
+        progress.prepared = True
+        progress.save(settings)
+        install_packages(settings, database, progress)
     finally:
         database.close()
 

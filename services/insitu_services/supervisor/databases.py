@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
+from psycopg import sql
+
 from insitu import postgres
 from insitu.settings import Settings
-from psycopg import sql
 
 from .secrets import secret
 
@@ -111,7 +112,7 @@ def arrange(settings: Settings) -> set[str]:
         for role, name in roles:
             verb = "ALTER" if role in known else "CREATE"
             connection.execute(
-                sql.SQL(verb + " ROLE {} LOGIN PASSWORD {}").format(  # type: ignore[arg-type]
+                sql.SQL(verb + " ROLE {} LOGIN PASSWORD {}").format(
                     sql.Identifier(role), sql.Literal(secret(settings.secrets, name))
                 )
             )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import httpx
 import psutil
+
 from insitu import postgres
 from insitu.settings import Settings
 
@@ -107,10 +108,11 @@ def services(settings: Settings) -> list[Definition]:
 
 def listens(port: int) -> bool:
     """Whether somebody listens on a TCP port of this machine."""
-    return any(
-        connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
-        for connection in psutil.net_connections("tcp")
-    )
+    for connection in psutil.net_connections("tcp"):
+        address: tuple[object, ...] = tuple(connection.laddr)
+        if connection.status == psutil.CONN_LISTEN and address and address[1] == port:
+            return True
+    return False
 
 
 def answers(url: str) -> bool:

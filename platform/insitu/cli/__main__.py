@@ -1,0 +1,5 @@
+"""`python -m insitu.cli` is the program `insitu`."""
+
+from . import main
+
+main()
