@@ -34,7 +34,7 @@ COMMANDS: dict[str, Entry] = {
     "up": Entry("up", "Start everything on this machine, in the foreground."),
     "demo": Entry("demo", "Send a real image in, watch the results come out."),
     "status": Entry("status", "Show the processes, addresses and readiness of the platform."),
-    "doctor": Entry("status", "Look for what would keep the platform from working, and say how to mend it."),
+    "doctor": Entry("doctor", "Look for what would keep the platform from working, and say how to mend it."),
     "import": Entry("archive", "Put files or folders of DICOM objects into the archive."),
     "send": Entry("send", "Send DICOM objects to a peer over the network."),
     "algorithm": Entry("algorithm", "Validate, install, try and list algorithms.", group=True),

@@ -10,8 +10,6 @@ import base64
 import configparser
 import io
 import json
-import os
-import sys
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +17,7 @@ from pathlib import Path
 import httpx
 
 from insitu.errors import Invalid
+from insitu.runs import engine_environment
 from insitu.runs.engine import DAG
 from insitu.settings import Settings
 
@@ -48,7 +47,7 @@ class Airflow:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.home = settings.home / "airflow"
-        self.python = python(settings)
+        self.python = engine_environment.python(settings)
         self.url = f"http://{settings.airflow_http}"
         self._client = httpx.Client(base_url=self.url, timeout=2.0, trust_env=False)
 
@@ -115,9 +114,8 @@ class Airflow:
             return False
 
     def version(self) -> str:
-        """The installed version, read from its files: importing it takes seconds."""
-        found = sorted(self.python.parent.parent.glob("lib/python*/site-packages/apache_airflow_core-*.dist-info"))
-        return found[0].name.removeprefix("apache_airflow_core-").removesuffix(".dist-info") if found else "unknown"
+        """The installed version."""
+        return engine_environment.version(self.python) or "unknown"
 
     def migration(self) -> list[str]:
         """Command line that brings its schema up to date."""
@@ -162,24 +160,6 @@ class Airflow:
             return found.status_code == 200 and not found.json()["is_paused"] and not found.json()["is_stale"]
         except (httpx.HTTPError, ValueError, KeyError):
             return False
-
-
-def python(settings: Settings) -> Path:
-    """Python of Airflow's virtual environment.
-
-    Raises
-    ------
-    Invalid
-        It is not there.
-    """
-    found = settings.airflow_python or Path(sys.prefix).parent / ".venv-airflow" / "bin" / "python"
-    if not os.access(found, os.X_OK):
-        raise Invalid(
-            "Airflow's virtual environment is not there",
-            value=str(found),
-            remedy="Install it with `make setup`, or name its Python in INSITU_AIRFLOW_PYTHON",
-        )
-    return found
 
 
 def dags_folder() -> Path:
