@@ -155,15 +155,17 @@ class Scanner:
                 raise Malformed("the data set is truncated: the deflated stream has no end")
         if self._trailer:
             return
-        where = f" in or after {_name(self._last_tag)}" if not self._first else ""
-        if self._skip:
-            raise Malformed(f"the data set is truncated{where}: {self._skip} bytes are missing")
-        if self._stack:
-            raise Malformed(f"the data set is truncated{where}: a sequence or item has no end")
         if self._first:
             raise Malformed("the data set is truncated: it holds no element")
-        if self._rest.strip(b"\0"):
-            raise Malformed(f"the data set is truncated{where}: {len(self._rest)} bytes are left over")
+        if self._skip:
+            fault = f"{self._skip} bytes are missing"
+        elif self._stack:
+            fault = "a sequence or item has no end"
+        elif self._rest.strip(b"\0"):
+            fault = f"{len(self._rest)} bytes are left over"
+        else:
+            return
+        raise Malformed(f"the data set is truncated in or after {_name(self._last_tag)}: {fault}")
 
     def _drain(self, inflate: zlib._Decompress) -> None:
         piece = inflate.flush()
