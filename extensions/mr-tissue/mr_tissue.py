@@ -24,7 +24,7 @@ ITERATIONS = 300
 # All tissues share the noise of the image, so each variance is drawn towards the common one. Without this the distribution of white
 # matter shrinks onto its narrow peak and loses the voxels at its border.
 SHARED_VARIANCE = 0.2
-NEIGHBOUR_ROUNDS = 5
+NEIGHBOUR_ROUNDS = 3
 FULLEST_IMAGE = 0.6  # part of the voxels above zero beyond which the skull is surely still there
 
 

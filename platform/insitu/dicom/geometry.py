@@ -26,7 +26,10 @@ Array = NDArray[np.float64]
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 ORIENTATION_TOLERANCE = 1e-3  # difference of direction cosines; headers are often rounded to three or four digits
-SPACING_TOLERANCE = 0.1  # part of the slice spacing a slice may lie off the grid; positions are often rounded to 0.1 mm
+SPACING_TOLERANCE = 0.1  # part of the slice spacing by which a slice may lie off the grid
+ROUNDING = (
+    0.11  # mm by which it may do so in any case, as positions are often rounded to 0.1 mm; at most 0.3 of the spacing
+)
 LATERAL_TOLERANCE = 0.25  # part of the pixel spacing a slice may be shifted sideways
 GRID_TOLERANCE = 0.1  # part of the smallest spacing by which two grids may differ and still be the same
 LARGEST_LABEL = 65535
@@ -240,7 +243,7 @@ def _step(positions: Array, heights: Array, normal: Array, first: Frame) -> floa
         )
     step = float(heights[-1] - heights[0]) / (count - 1)
     off = np.abs(heights - (heights[0] + step * np.arange(count)))
-    if off.max() > SPACING_TOLERANCE * step:
+    if off.max() > max(SPACING_TOLERANCE * step, min(ROUNDING, 0.3 * step)):
         where = int(gaps.argmax())
         raise Invalid(
             "The slices of the series are not evenly spaced",

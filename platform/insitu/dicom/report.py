@@ -110,6 +110,7 @@ def write_measurement_report(
             name=CodedConcept.from_code(codes.COMMENT), value=NOTICE, relationship_type=RelationshipTypeValues.CONTAINS
         )
     )
+    _separate(content[0])
     description = result.series_description(algorithm, "SR")
     report = Comprehensive3DSR(
         evidence=[*result.stand_ins(sources), segmentation_object],
@@ -129,6 +130,14 @@ def write_measurement_report(
         report.CompletionFlagDescription = "The algorithm did not measure everything"
     result.finish(report, sources[0], provenance, segmentation.texts(description, segments, provenance))
     return report
+
+
+def _separate(item: Dataset) -> None:
+    """Say of every container that its items stand apart: viewers then show each with its name, not all as running text."""
+    if item.ValueType == "CONTAINER":
+        item.ContinuityOfContent = "SEPARATE"
+    for part in item.get("ContentSequence", ()):
+        _separate(part)
 
 
 def _observation_context(provenance: Provenance) -> ObservationContext:

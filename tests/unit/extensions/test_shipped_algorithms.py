@@ -14,11 +14,12 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from insitu import demo_images
 from insitu.algorithms import package as packages
 from insitu.algorithms.manifest import Manifest
 from insitu.dicom.measurements import Measurements, read_measurements
-from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("ct-tissue", "mr-tissue")
