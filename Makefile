@@ -86,7 +86,8 @@ bench: setup-tests ## Measure, beside peers where there are some
 locks: | $(UV) ## Make the hashed locks anew
 	cd requirements && compile() { $(abspath $(UV)) pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make locks" "$$@"; }; \
 	  for name in uv build platform dev airflow; do compile $$name.in -o $$name.txt; done; \
-	  compile --no-deps demo-data.in -o demo-data.txt
+	  compile --no-deps demo-data.in -o demo-data.txt; \
+	  for package in ../extensions/*/; do (cd $$package && compile requirements.in -o requirements.txt); done
 
 clean: ## Remove what was built and installed here, not the platform's home
 	rm -rf .venv .venv-airflow build
