@@ -18,7 +18,7 @@ from insitu.database import Connection, Row
 from . import journal, levels
 from .blobs import BlobStore
 from .examine import Identity
-from .receipts import Receipt
+from .receipts import LEASE, Receipt
 
 SERIES_REMEMBERED = 4096
 
@@ -71,6 +71,30 @@ def insert_receipt(connection: Connection, receipt: Receipt) -> None:
             receipt.principal, receipt.project, receipt.execution,
         ),
     )  # fmt: skip
+
+
+def open_association(connection: Connection, receipt: str) -> None:
+    """Start the lease of an association or request."""
+    connection.execute(
+        "INSERT INTO association (receipt, leased_until) VALUES (%s, clock_timestamp() + make_interval(secs => %s))",
+        (receipt, LEASE),
+    )
+
+
+def renew_association(connection: Connection, receipt: str) -> None:
+    """Extend the lease of an association that is open."""
+    connection.execute(
+        "UPDATE association SET leased_until = clock_timestamp() + make_interval(secs => %s)"
+        " WHERE receipt = %s AND closed_at IS NULL",
+        (LEASE, receipt),
+    )
+
+
+def close_association(connection: Connection, receipt: str) -> None:
+    """End an association."""
+    connection.execute(
+        "UPDATE association SET closed_at = clock_timestamp() WHERE receipt = %s AND closed_at IS NULL", (receipt,)
+    )
 
 
 def ensure_series(connection: Connection, row: InstanceRow, receipt: Receipt | None) -> tuple[int, str]:

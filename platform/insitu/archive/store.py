@@ -107,11 +107,7 @@ class Archive:
                     raise Invalid("There is no such project", value=project, remedy="See `insitu project list`")
                 self.blobs.put(receipt.key, receipt.model_dump_json().encode())
                 rows.insert_receipt(connection, receipt)
-                connection.execute(
-                    "INSERT INTO association (receipt, leased_until)"
-                    " VALUES (%s, clock_timestamp() + make_interval(secs => %s))",
-                    (receipt.id, LEASE),
-                )
+                rows.open_association(connection, receipt.id)
         except psycopg.OperationalError as error:
             raise _database_away(error) from error
         return receipt
@@ -120,11 +116,7 @@ class Archive:
         """Extend the lease: the association is still open."""
         try:
             with self.database.transaction() as connection:
-                connection.execute(
-                    "UPDATE association SET leased_until = clock_timestamp() + make_interval(secs => %s)"
-                    " WHERE receipt = %s AND closed_at IS NULL",
-                    (LEASE, receipt.id),
-                )
+                rows.renew_association(connection, receipt.id)
         except psycopg.OperationalError as error:
             raise _database_away(error) from error
 
@@ -132,10 +124,7 @@ class Archive:
         """Say that no more objects come under this receipt. Where the database is away the lease ends by itself."""
         try:
             with self.database.transaction() as connection:
-                connection.execute(
-                    "UPDATE association SET closed_at = clock_timestamp() WHERE receipt = %s AND closed_at IS NULL",
-                    (receipt.id,),
-                )
+                rows.close_association(connection, receipt.id)
         except (psycopg.OperationalError, Unavailable):
             logger.warning("receipt %s could not be closed; its lease ends in %d s", receipt.id, LEASE)
             return
