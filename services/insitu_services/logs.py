@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from datetime import UTC, datetime
 
 
@@ -38,5 +39,8 @@ def log_to_stderr(process: str, level: int = logging.INFO) -> None:
     handler.setFormatter(JsonFormatter(process))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # their INFO lines hold a URL or an object's content each
-    for noisy in ("httpx", "httpcore", "pydicom", "highdicom", "pynetdicom"):
+    for noisy in ("httpx", "httpcore", "highdicom", "pynetdicom"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # its warnings, logged and issued, quote the value they are about
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"pydicom\.")

@@ -15,6 +15,10 @@ import numpy as np
 import pydicom
 import pytest
 from dicomweb_client import DICOMwebClient
+from pydicom.data import get_testdata_file
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
 from insitu.archive import metadata
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.store import Archive
@@ -25,9 +29,6 @@ from insitu.projects.permissions import Role
 from insitu.settings import Settings
 from insitu_services.api.__main__ import listen, server
 from insitu_services.api.context import Context
-from pydicom.data import get_testdata_file
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 PATIENCE = 60  # seconds a loaded machine may take
 

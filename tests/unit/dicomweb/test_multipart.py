@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from insitu_services.api.dicomweb import multipart
 from insitu_services.api.dicomweb.multipart import Parser, PartData, PartEnd, PartStart
 from insitu_services.api.dicomweb.negotiation import BadRequest, NotAcceptable, Offer, choose, parse_accept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from insitu_services.api.dicomweb.query import value_range
 
 

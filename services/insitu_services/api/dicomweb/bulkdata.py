@@ -9,11 +9,12 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+from pydicom import Dataset
+
 from insitu.archive.blobs import BlobStore
 from insitu.archive.header import syntax_of
 from insitu.database import Row
 from insitu.errors import NotFound
-from pydicom import Dataset
 
 from . import frames
 
@@ -64,6 +65,25 @@ def value(blobs: BlobStore, row: Row, path: str) -> Value:
     return _find(dataset, parts, syntax_of(syntax).little, missing)
 
 
+def little_endian(data: bytes, vr: str, bits: int = 0) -> bytes:
+    """A big endian value in little endian.
+
+    Parameters
+    ----------
+    data : bytes
+    vr : str
+        Value representation, which says how long a word is.
+    bits : int
+        Bits of a pixel, where they are more than those of a word.
+    """
+    word = _WORDS.get(vr, 1)
+    if word > 1:
+        word = max(word, bits // 8)
+    if word == 1 or len(data) % word:
+        return data
+    return np.frombuffer(data, f">u{word}").astype(f"<u{word}").tobytes()
+
+
 def _find(dataset: Dataset, parts: list[str], little: bool, missing: NotFound) -> Value:
     for tag, number in zip(parts[::2], parts[1::2], strict=False):
         element = dataset.get(int(tag, 16))
@@ -74,10 +94,7 @@ def _find(dataset: Dataset, parts: list[str], little: bool, missing: NotFound) -
     raw = dataset.get_item(tag_number)
     if raw is None or not isinstance(raw.value, bytes):
         raise missing
-    data = raw.value
-    word = _WORDS.get(raw.VR or "", 1)
-    if not little and word > 1 and len(data) % word == 0:
-        data = np.frombuffer(data, f">u{word}").astype(f"<u{word}").tobytes()
+    data = raw.value if little else little_endian(raw.value, raw.VR or "")
     media_type = "application/octet-stream"
     if tag_number == _ENCAPSULATED_DOCUMENT:
         named = str(dataset.get("MIMETypeOfEncapsulatedDocument", "")).strip().lower()

@@ -9,24 +9,25 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
-from insitu.archive.blobs import BlobStore
-from insitu.archive.header import syntax_of
-from insitu.database import Row
-from insitu.errors import InsituError, NotFound
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, parse_basic_offsets, parse_fragments
 from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID
+
+from insitu.archive.blobs import BlobStore
+from insitu.archive.header import syntax_of
+from insitu.database import Row
+from insitu.errors import InsituError, NotFound
 
 from .negotiation import EXPLICIT_LITTLE
 
@@ -123,7 +124,7 @@ def layout(blobs: BlobStore, row: Row) -> Layout:
     NotFound
         The instance has no pixel data.
     """
-    return _layout(blobs, row["blob_key"], row["transfer_syntax_uid"], row["dataset_offset"])
+    return _layout(cast(Hashable, blobs), row["blob_key"], row["transfer_syntax_uid"], row["dataset_offset"])
 
 
 @lru_cache(maxsize=512)
@@ -310,9 +311,10 @@ def decode(where: Layout, frame: bytes, *, raw: bool = False) -> np.ndarray[Any,
         array, _ = get_decoder(syntax).as_array(dataset, index=0, raw=raw)
     except Exception as error:  # decoders raise what they like
         raise Undecodable(
-            "This frame cannot be decoded", why=str(error).split("\n", 1)[0][:200],
+            "This frame cannot be decoded",
+            why="; ".join(line.strip() for line in str(error).splitlines())[:500],
             remedy="Ask for it as it is stored: transfer-syntax=*",
-        ) from error  # fmt: skip
+        ) from error
     pixels: np.ndarray[Any, Any] = array
     return pixels
 

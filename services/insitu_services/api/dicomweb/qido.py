@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
+
 from insitu.archive import metadata
 from insitu.projects.permissions import Action, Principal, visible_projects
 

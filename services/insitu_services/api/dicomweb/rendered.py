@@ -11,14 +11,15 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
-from insitu.archive.blobs import BlobStore
-from insitu.database import Row
-from insitu.errors import NotFound
-from insitu.projects.permissions import Action, Principal
 from PIL import Image
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
+
+from insitu.archive.blobs import BlobStore
+from insitu.database import Row
+from insitu.errors import NotFound
+from insitu.projects.permissions import Action, Principal
 
 from ..access import requires
 from ..context import Context, Ctx

@@ -6,6 +6,7 @@ A study, series or instance of which nothing is visible does not exist for the c
 from __future__ import annotations
 
 from fastapi import Request
+
 from insitu.database import Connection, Row
 from insitu.errors import NotFound
 from insitu.projects.permissions import Action, Principal, Resource, authorize, visible_projects

@@ -15,14 +15,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
 from insitu.archive.outcome import Outcome, Stored
 from insitu.archive.receipts import Receipt
 from insitu.archive.store import Archive, Incoming
 from insitu.audit import trail
 from insitu.errors import Unavailable
 from insitu.projects.permissions import Action, Principal, Resource, authorize
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from ..access import requires
 from ..context import Context, Ctx

@@ -13,12 +13,14 @@ from typing import Annotated
 import pydicom
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
 from insitu.archive.blobs import BlobStore
+from insitu.archive.header import syntax_of
 from insitu.audit import trail
 from insitu.database import Row
 from insitu.projects.permissions import Action, Principal
-from pydicom.pixels import get_decoder
-from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from ..access import requires
 from ..context import Context, Ctx
@@ -133,7 +135,12 @@ def _object(blobs: BlobStore, row: Row, transfer_syntax: str) -> Iterator[bytes]
             return
         dataset = pydicom.dcmread(stream)  # transcoding needs the whole object
         if row["transfer_syntax_uid"] in NATIVE:
-            list(dataset.iterall())  # values are read in the old encoding before they are written in the new one
+            for item in list(
+                dataset.iterall()
+            ):  # values are read in the old encoding before they are written in the new
+                if not syntax_of(row["transfer_syntax_uid"]).little and isinstance(item.value, bytes):
+                    bits = int(dataset.get("BitsAllocated", 16)) if item.tag == frames.PIXEL_DATA else 0
+                    item.value = bulkdata.little_endian(item.value, item.VR, bits)
             dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         else:
             dataset.decompress(generate_instance_uid=False)
