@@ -68,6 +68,7 @@ class Publisher:
             version=described["version"],
             digest=described["digest"],
             title=self._manifest.title,
+            manufacturer=self._manifest.manufacturer,
         )
         self._sources = {
             item["name"]: read_headers(list(source_paths(work, item["name"]))) for item in self._document["inputs"]
@@ -175,7 +176,7 @@ class Publisher:
             file = folder / f"{number:02d}-{item.dataset.Modality}.dcm"
             item.dataset.save_as(file, enforce_file_format=True)
             files.append(file)
-            found = check(item.dataset, item.sources) + (dciodvfy(file, item.sources[0]) or [])
+            found = check(file, item.sources) + (dciodvfy(file, item.sources[0]) or [])
             if found:
                 problems[file.name] = found
         if problems:
@@ -209,6 +210,7 @@ def segments(output: Segmentation) -> list[Segment]:
             name=item.name,
             category=Concept(**item.category.model_dump()),
             type=Concept(**item.type.model_dump()),
+            anatomic_region=None if item.anatomic_region is None else Concept(**item.anatomic_region.model_dump()),
             color=None if item.color is None else _rgb(item.color),
         )
         for item in output.segments
@@ -233,8 +235,12 @@ def prepare() -> Publisher:
 def publish() -> None:
     """Do the work of the step, with the work folder and the gateway that the environment names."""
     publisher = prepare()
-    if "--wait" in sys.argv[1:] and sys.stdin.readline().strip() != "go":
-        raise StepFailed(Failure.PUBLISH_FAILED, "The runner ended before it gave the word to publish")
+    if "--wait" in sys.argv[1:]:
+        from insitu.dicom.rehearsal import rehearse
+
+        rehearse()
+        if sys.stdin.readline().strip() != "go":
+            raise StepFailed(Failure.PUBLISH_FAILED, "The runner ended before it gave the word to publish")
     began = time.monotonic()
     made, summary = publisher.make()
     print(f"made {len(made)} objects after {time.monotonic() - began:.2f} s", flush=True)
