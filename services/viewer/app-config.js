@@ -1,9 +1,19 @@
 // OHIF's configuration: our DICOMweb and nothing else. The browser's session cookie authenticates.
+
+// Whether a report draws its measurements into images. OHIF's view of measurements fails on a report that measures
+// segments and has no coordinates; build.py lets it ask this, so that such a report is shown as text.
+window.insitu = {
+  hasCoordinates: items =>
+    [].concat(items || []).some(
+      item => item && (/^SCOORD/.test(item.ValueType) || window.insitu.hasCoordinates(item.ContentSequence))
+    ),
+};
+
 window.config = {
   routerBasename: '/viewer',
   extensions: [],
   modes: [],
-  customizationService: [],
+  customizationService: [{ 'ohif.tours': { $set: [] } }],
   showStudyList: true,
   maxNumberOfWebWorkers: 3,
   showWarningMessageForCrossOrigin: false,

@@ -2,6 +2,7 @@
 
 Not here: serving it (insitu_services.api.viewer). OHIF is not built and not changed, except that
 - the path it believes to be served from (`/`, baked in) becomes `/viewer/`;
+- a report that measures segments, without coordinates in images, is shown as text: OHIF's own view of it fails;
 - inline scripts move into a file, so that the content security policy can forbid inline scripts;
 - its service worker, configurations of others, and a neural network's runtime (which loads its weights from elsewhere) stay out.
 
@@ -32,6 +33,7 @@ LEFT_OUT = re.compile(
 )
 COMPRESSED = {".js", ".css", ".wasm", ".svg", ".html", ".json"}
 PUBLIC_PATH = re.compile(r'(__webpack_require__\.p = )"/"')
+REPORT_TEST = re.compile(r"(const isImagingMeasurementReport = ConceptNameCodeSequence\?\.CodeValue === [^;]+);")
 INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 UNUSED_TAGS = re.compile(
     r'<link rel="(?:manifest|yandex-tableau-widget|apple-touch-startup-image)"[^>]*>|<meta name="msapplication-[^>]*>'
@@ -90,16 +92,18 @@ def extract(archive: Path, target: Path) -> None:
 
 def rewrite(target: Path) -> None:
     """Move everything from `/` to `/viewer/`, and inline scripts into a file."""
-    replaced = 0
+    replaced = patched = 0
     for path in target.glob("*.js"):
         text = path.read_text(encoding="utf-8")
         changed, count = PUBLIC_PATH.subn(r'\1"/viewer/"', text)
         changed = changed.replace("'/dicom-microscopy-viewer/", "'/viewer/dicom-microscopy-viewer/")
+        changed, reports = REPORT_TEST.subn(r"\1 && window.insitu.hasCoordinates(instance.ContentSequence);", changed)
         replaced += count
+        patched += reports
         if changed != text:
             path.write_text(changed, encoding="utf-8")
-    if replaced == 0:
-        fail("this build of OHIF does not say where it is served from in the way that is known; nothing was installed")
+    if replaced == 0 or patched != 1:
+        fail("this build of OHIF does not look as the known one; nothing was installed")
     for path in target.glob("*.css"):
         text = path.read_text(encoding="utf-8")
         path.write_text(re.sub(r"url\((['\"]?)/(?!/)", r"url(\1/viewer/", text), encoding="utf-8")

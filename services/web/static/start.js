@@ -4,6 +4,7 @@
 const ACTIVE = ['requested', 'submitted', 'running'];
 const RESULTS = ['SEG', 'SR', 'DOC'];
 const element = id => document.getElementById(id);
+const opened = new Set(); // runs whose measurements are shown: the list is not redrawn under a reader's eyes
 let timer = null;
 
 function make(tag, className, text) {
@@ -82,7 +83,11 @@ function runRow(run) {
     const button = make('button', '', 'Show result');
     button.type = 'button';
     button.addEventListener('click', () => showResult(run.execution).catch(report));
-    link.append(button);
+    const measured = make('button', 'plain', 'Measurements');
+    measured.type = 'button';
+    measured.setAttribute('aria-expanded', 'false');
+    measured.addEventListener('click', () => toggleMeasurements(run.execution, row, measured).catch(report));
+    link.append(button, measured);
   }
   row.append(
     state,
@@ -104,6 +109,49 @@ async function showResult(execution) {
   window.location.assign(viewerLink(shown.study_instance_uid, shown.series_instance_uid));
 }
 
+// Shows or hides what a run measured, in a row below it.
+async function toggleMeasurements(execution, row, button) {
+  const open = button.getAttribute('aria-expanded') === 'true';
+  if (open) {
+    row.nextElementSibling.remove();
+    opened.delete(execution);
+  } else {
+    const { results } = await ask(`/api/v1/runs/${encodeURIComponent(execution)}`);
+    const segments = ((results[0] || {}).summary || {}).segments || [];
+    const below = make('tr');
+    const cell = make('td');
+    cell.colSpan = row.cells.length;
+    cell.append(segments.length ? measurementTable(segments) : make('span', 'quiet', 'Nothing was measured.'));
+    below.append(cell);
+    row.after(below);
+    opened.add(execution);
+  }
+  button.setAttribute('aria-expanded', String(!open));
+}
+
+function measurementTable(segments) {
+  const names = [...new Set(segments.flatMap(segment => (segment.measurements || []).map(item => item.name)))];
+  const table = make('table', 'inner');
+  const head = make('tr');
+  for (const name of ['Segment', ...names]) {
+    const cell = make('th', '', name);
+    cell.scope = 'col';
+    head.append(cell);
+  }
+  table.append(head);
+  for (const segment of segments) {
+    const line = make('tr');
+    line.append(make('td', '', segment.name || String(segment.label)));
+    for (const name of names) {
+      const found = (segment.measurements || []).find(item => item.name === name);
+      const unit = found ? { '[hnsf\'U]': 'HU', 1: '' }[found.unit] ?? found.unit ?? '' : '';
+      line.append(make('td', 'number', found ? `${found.value.toFixed(1)} ${unit}`.trim() : ''));
+    }
+    table.append(line);
+  }
+  return table;
+}
+
 function report(error) {
   element('problem').textContent = error.message;
   element('problem').hidden = false;
@@ -118,7 +166,7 @@ async function loadStudies() {
 
 async function loadRuns() {
   const { runs } = await ask('/api/v1/runs?limit=20');
-  document.querySelector('#runs tbody').replaceChildren(...runs.map(runRow));
+  if (opened.size === 0) document.querySelector('#runs tbody').replaceChildren(...runs.map(runRow));
   element('runs').hidden = runs.length === 0;
   element('no-runs').hidden = runs.length > 0;
   return runs.some(run => ACTIVE.includes(run.state));
@@ -133,7 +181,10 @@ async function load() {
   if (outcomes[1].value && !document.hidden) timer = setTimeout(load, 2000);
 }
 
-element('refresh').addEventListener('click', load);
+element('refresh').addEventListener('click', () => {
+  opened.clear();
+  load();
+});
 element('logout').addEventListener('click', async () => {
   await ask('/api/v1/session', 'application/json', { method: 'DELETE' }).catch(() => {});
   window.location.assign('/login');
