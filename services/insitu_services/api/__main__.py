@@ -7,12 +7,12 @@ import signal
 import socket
 
 import uvicorn
+
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.store import Archive
 from insitu.database import Database
 from insitu.errors import Unavailable
 from insitu.settings import HostPort, Settings, load
-
 from insitu_services.logs import log_to_stderr
 
 from .app import create_app

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
+
 from insitu.errors import Forbidden, Unauthenticated
 from insitu.identity.authentication import authenticate
 from insitu.projects.permissions import SITE, Action, Principal, allowed, authorize, visible_projects

@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
 from insitu.audit import trail
 from insitu.errors import Forbidden, NotFound
 from insitu.identity import accounts, passwords, tokens
 from insitu.projects.permissions import Action, Principal, Resource, allowed, authorize
-from pydantic import BaseModel, ConfigDict, Field
 
 from .access import requires
 from .context import Ctx

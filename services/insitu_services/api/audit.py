@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
+from pydantic import AwareDatetime
+
 from insitu.audit import seal, trail
 from insitu.projects.permissions import Action, Principal, authorize
-from pydantic import AwareDatetime
 
 from .access import requires
 from .context import Ctx

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from insitu.projects.permissions import Action, Principal, authorize
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from insitu.projects.permissions import Action, Principal, authorize
 
 from .access import requires
 from .context import Ctx

@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
 from insitu.audit import trail
 from insitu.errors import Forbidden, Unauthenticated
 from insitu.identity import accounts, passwords, sessions
 from insitu.identity.authentication import from_own_pages
 from insitu.projects.permissions import Action, Principal
-from pydantic import BaseModel, ConfigDict, Field
 
 from .access import requires
 from .context import Ctx

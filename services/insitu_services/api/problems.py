@@ -11,8 +11,9 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from insitu.errors import InsituError, Invalid
 from starlette.exceptions import HTTPException
+
+from insitu.errors import InsituError, Invalid
 
 from .observation import template
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
 from insitu.archive import index, links
 from insitu.audit import trail
 from insitu.database import Connection
 from insitu.errors import NotFound
 from insitu.projects import projects
 from insitu.projects.permissions import Action, Principal, Resource, Role, allowed, authorize, visible_projects
-from pydantic import BaseModel, ConfigDict, Field
 
 from .access import requires
 from .context import Ctx

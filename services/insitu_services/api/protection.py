@@ -9,12 +9,13 @@ import logging
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
-from insitu.errors import InsituError, Unauthenticated
-from insitu.identity.authentication import SAFE_METHODS, authenticate
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from insitu.errors import InsituError, Unauthenticated
+from insitu.identity.authentication import SAFE_METHODS, authenticate
 
 from .context import Context
 from .observation import template

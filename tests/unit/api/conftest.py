@@ -15,6 +15,10 @@ import numpy as np
 import pydicom
 import pytest
 import yaml
+from psycopg.types.json import Jsonb
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
 from insitu.archive import completeness, index, metadata
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.store import Archive
@@ -27,9 +31,6 @@ from insitu.runs.identity import RunInput
 from insitu.settings import Settings
 from insitu_services.api.__main__ import listen, server
 from insitu_services.api.context import Context
-from psycopg.types.json import Jsonb
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 PATIENCE = 60  # seconds a loaded machine may take
 PASSWORD = "correct horse battery"

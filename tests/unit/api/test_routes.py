@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
+
 from insitu.identity import tokens
 from insitu.identity.sessions import COOKIE, open_session
 from insitu.projects.permissions import Action
