@@ -14,6 +14,7 @@ from insitu.runs.launch.specification import Launcher
 
 from .conftest import PATIENCE, Job, outcome_of
 
+pytestmark = pytest.mark.timeout(600)
 MakeJob = Callable[..., Job]
 
 

@@ -100,6 +100,7 @@ class Segment(_Part):
     name: str = Field(min_length=1, max_length=64)
     category: Code
     type: Code
+    anatomic_region: Code | None = Field(default=None, description="Where in the body, if the type does not say it.")
     color: str | None = Field(default=None, pattern=r"^#[0-9a-fA-F]{6}$", description="sRGB, for display.")
 
 

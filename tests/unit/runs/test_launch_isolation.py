@@ -22,6 +22,7 @@ from insitu.runs.launch.specification import Launcher
 from ...contract.conftest import Job, make_job, outcome_of, phantom
 
 __all__ = ["make_job", "phantom"]  # fixtures
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(params=["bubblewrap", "namespaces"])

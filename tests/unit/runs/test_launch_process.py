@@ -22,6 +22,7 @@ from ...contract.conftest import PATIENCE, Job, make_job, outcome_of, phantom
 from .test_launch_isolation import assert_no_process_left
 
 __all__ = ["make_job", "phantom"]  # fixtures
+pytestmark = pytest.mark.timeout(600)
 
 LAUNCH_AND_STAY = """
 import sys, time

@@ -129,10 +129,11 @@ def bubblewrap_command(enclosure: Enclosure) -> list[str]:
     for name in MACHINE_SETTINGS:
         if os.path.exists(f"/proc/{name}"):
             line += ["--ro-bind", f"/proc/{name}", f"/proc/{name}"]
-    for read_only, inside in enclosure.read_only:
-        line += ["--ro-bind", str(read_only), inside]
+    # The writable ones first: an environment may lie below /tmp, which is one of them.
     for writable, inside in enclosure.writable:
         line += ["--bind", str(writable), inside]
+    for read_only, inside in enclosure.read_only:
+        line += ["--ro-bind", str(read_only), inside]
     # The folders bubblewrap makes are held in memory: without this, an algorithm could fill memory through them.
     line += ["--remount-ro", "/dev", "--remount-ro", "/"]
     for name, value in enclosure.environment.items():
@@ -145,7 +146,8 @@ def namespaces_command(enclosure: Enclosure) -> list[str]:
     binds, links = system_view()
     plan = {
         "user": USER,
-        "read_only": [*binds, *((str(outside), inside) for outside, inside in enclosure.read_only)],
+        "system": binds,
+        "read_only": [(str(outside), inside) for outside, inside in enclosure.read_only],
         "writable": [(str(outside), inside) for outside, inside in enclosure.writable],
         "links": [*links, *enclosure.links],
         "covered": MACHINE_SETTINGS,

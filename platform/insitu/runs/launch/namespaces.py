@@ -110,7 +110,7 @@ def build_root(plan: dict[str, Any]) -> None:
     mount("tmpfs", "new", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m")
     check(libc.syscall(SYS_PIVOT_ROOT[os.uname().machine], b".", b"old"), "pivot_root")
     os.chdir("/")
-    for outside, inside in plan["read_only"]:
+    for outside, inside in plan["system"]:
         bind(f"/old{outside}", f"/new{inside}", read_only=True)
     for target, path in plan["links"]:
         os.makedirs(os.path.dirname(f"/new{path}"), exist_ok=True)
@@ -130,6 +130,8 @@ def build_root(plan: dict[str, Any]) -> None:
             bind(f"/new/proc/{name}", f"/new/proc/{name}", read_only=True)
     for outside, inside in plan["writable"]:
         bind(f"/old{outside}", f"/new{inside}", read_only=False)
+    for outside, inside in plan["read_only"]:  # after the writable ones: an environment may lie below /tmp
+        bind(f"/old{outside}", f"/new{inside}", read_only=True)
     mount(None, "/new", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
     check(libc.umount2(b"/old", MNT_DETACH), "umount of the old root")
     os.chdir("/new")

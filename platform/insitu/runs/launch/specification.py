@@ -15,6 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field
 STEPS = ("fetch", "algorithm", "publish")
 
 
+def job_name(execution: str, attempt: int = 1) -> str:
+    """Name of the job of an attempt at an execution."""
+    return f"run-{execution}-{attempt}"
+
+
 class Limits(BaseModel):
     """What a job may use at most; more ends it."""
 
