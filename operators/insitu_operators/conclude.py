@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException
 
-from .jobs import launcher, specification
+from .jobs import launcher
 from .platform_client import PlatformClient, PlatformError
 
 if TYPE_CHECKING:
@@ -37,20 +37,18 @@ class ConcludeOperator(BaseOperator):
 
     def execute(self, context: Any) -> None:
         """Tell the outcome; the task, and with it the DAG run, fails where the job did."""
-        from insitu.runs.launch.specification import STEPS
+        from insitu.runs.launch.specification import STEPS, job_name
 
-        platform = PlatformClient.from_environment()
-        try:
-            job = specification(platform.prepare(self.execution)).name
-        except PlatformError as error:
-            # It was never prepared or is settled already; the platform knows, there is no job to tell of.
-            raise AirflowFailException(f"There is nothing to conclude for {self.execution}: {error}") from error
+        job = job_name(self.execution)
         launch = launcher()
         outcome = self._outcome(launch, job)
         logs = {step: launch.log(job, step) for step in STEPS}
-        state = platform.conclude(
-            self.execution, outcome.model_dump(mode="json"), {step: text for step, text in logs.items() if text}
-        )["state"]
+        try:
+            state = PlatformClient.from_environment().conclude(
+                self.execution, outcome.model_dump(mode="json"), {step: text for step, text in logs.items() if text}
+            )["state"]
+        except PlatformError as error:
+            raise AirflowFailException(f"The platform does not take the outcome of {self.execution}: {error}") from error
         launch.remove(job)
         if state != "succeeded":
             raise AirflowFailException(f"{self.execution} {state}: {outcome.reason or outcome.failure or ''}")

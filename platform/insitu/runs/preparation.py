@@ -18,9 +18,8 @@ from insitu.errors import Conflict, Unavailable
 from insitu.settings import Settings
 
 from .executions import ACTIVE, advance, finish, record, save_log
-from .launch.specification import AlgorithmPackage, JobOutcome, JobSpecification, Limits
+from .launch.specification import AlgorithmPackage, JobOutcome, JobSpecification, Limits, job_name
 
-ATTEMPT = 1
 # The tokens of an execution outlive its deadline by this time, for fetch, publish and a platform that is away for a while.
 TOKEN_EXTRA_SECONDS = 6 * 3600
 
@@ -72,7 +71,7 @@ def specification(connection: Connection, settings: Settings, row: Row) -> JobSp
     if not advance(connection, execution, "running", allowed=("requested", "submitted"), stage="prepared"):
         record(connection, execution, "attached")
     return JobSpecification(
-        name=f"run-{execution}-{ATTEMPT}",
+        name=job_name(execution),
         execution=execution,
         gateway_url=settings.http_url,
         fetch_token=tokens["fetch"],
