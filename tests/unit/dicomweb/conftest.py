@@ -190,15 +190,14 @@ def make() -> Make:
 
 @pytest.fixture
 def sample() -> Callable[[str], pydicom.Dataset]:
-    """Reader of the files inside the pydicom package; gives them the UIDs and file meta some of them lack."""
+    """Reader of the files inside the pydicom package; gives them UIDs of their own, as some lack and some share them."""
 
     def read(name: str) -> pydicom.Dataset:
         path = get_testdata_file(name, download=False)
         assert path is not None, name
         dataset = pydicom.dcmread(str(path))
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-            if not dataset.get(keyword):
-                setattr(dataset, keyword, generate_uid())
+            setattr(dataset, keyword, generate_uid())
         dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         return dataset

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
-from insitu_services.api.dicomweb.rendered import windowed
+from insitu_services.api.dicomweb.negotiation import BadRequest
+from insitu_services.api.dicomweb.rendered import parse_view, windowed
 
 
 def picture(response) -> np.ndarray:
@@ -51,30 +53,28 @@ def test_without_any_window_the_whole_range_is_shown(site, make):
     assert (got.min(), got.max()) == (0, 255)
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("examples_palette.dcm", (350, 800, 3)),
-        ("examples_rgb_color.dcm", (240, 320, 3)),
-        ("SC_rgb_rle_16bit.dcm", (100, 100, 3)),
-        ("examples_ybr_color.dcm", (240, 320, 3)),
-        ("JPEG2000.dcm", (1024, 256)),
-        ("liver_1frame.dcm", (512, 512)),
-        ("rtdose.dcm", (10, 10)),
-        ("SC_ybr_full_422_uncompressed.dcm", (100, 100, 3)),
-    ],
-)
-def test_colour_and_compressed_images_are_rendered(site, sample, name, shape):
-    dataset = sample(name)
-    site.take(dataset)
-    got = picture(site.get(address(dataset), headers=PNG))
-    assert got.shape == shape
-    assert got.std() > 1
+SHAPES = [
+    ("examples_palette.dcm", (350, 800, 3)),
+    ("examples_rgb_color.dcm", (240, 320, 3)),
+    ("SC_rgb_rle_16bit.dcm", (100, 100, 3)),
+    ("examples_ybr_color.dcm", (240, 320, 3)),
+    ("JPEG2000.dcm", (1024, 256)),
+    ("liver_1frame.dcm", (512, 512)),
+    ("rtdose.dcm", (10, 10)),
+    ("SC_ybr_full_422_uncompressed.dcm", (100, 100, 3)),
+]
+
+
+def test_colour_and_compressed_images_are_rendered(site, sample):
+    for name, shape in SHAPES:
+        dataset = sample(name)
+        site.take(dataset)
+        got = picture(site.get(address(dataset), headers=PNG))
+        assert got.shape == shape
+        assert got.std() > 1
 
 
 def test_a_frame_of_an_enhanced_image_uses_its_own_rescaling_and_window(site, make):
-    import pydicom
-
     def groups(slope: float) -> pydicom.Dataset:
         item, rescale, window = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
         rescale.RescaleSlope, rescale.RescaleIntercept = slope, 0
@@ -112,9 +112,6 @@ def test_thumbnails_are_small_and_come_from_the_middle(site, make, sample):
     ["window=1", "window=a,b,linear", "window=1,0,linear", "window=1,2,cubic", "viewport=0,5", "quality=0", "x=1"],
 )
 def test_parameters_that_cannot_be_meant_are_refused(query):
-    from insitu_services.api.dicomweb.negotiation import BadRequest
-    from insitu_services.api.dicomweb.rendered import parse_view
-
     name, _, value = query.partition("=")
     with pytest.raises(BadRequest):
         parse_view({name: value})

@@ -46,26 +46,35 @@ def frames(site, dataset, numbers: str, accept: str) -> list[tuple[str, bytes]]:
     return parts(site.get(address(dataset, f"/frames/{numbers}"), headers={"Accept": accept}))
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["CT_small.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm", "rtdose_expb.dcm", "liver_1frame.dcm",
-     "image_dfl.dcm", "SC_rgb_small_odd.dcm", "SC_ybr_full_422_uncompressed.dcm", "SC_rgb_small_odd_big_endian.dcm"],
-)  # fmt: skip
-def test_native_frames_are_little_endian_pixels_whatever_the_object_is_in(site, sample, name):
-    dataset = sample(name)
-    site.take(dataset)
-    number = int(dataset.get("NumberOfFrames") or 1)
-    ((kind, frame),) = frames(site, dataset, str(number), OCTETS)
-    assert kind == f"application/octet-stream; transfer-syntax={ExplicitVRLittleEndian}"
-    pixels = dataset.pixel_array
-    last = pixels[-1] if number > 1 else pixels
-    if dataset.BitsAllocated == 1:
-        expected = np.packbits(last.ravel().astype(bool), bitorder="little").tobytes()
-    elif dataset.PhotometricInterpretation == "YBR_FULL_422":
-        expected = dataset.PixelData  # pydicom would give it unpacked
-    else:
-        expected = last.astype(last.dtype.newbyteorder("<")).tobytes()
-    assert frame == expected
+NATIVE = [
+    "CT_small.dcm",
+    "MR_small_implicit.dcm",
+    "MR_small_bigendian.dcm",
+    "rtdose_expb.dcm",
+    "liver_1frame.dcm",
+    "image_dfl.dcm",
+    "SC_rgb_small_odd.dcm",
+    "SC_ybr_full_422_uncompressed.dcm",
+    "SC_rgb_small_odd_big_endian.dcm",
+]
+
+
+def test_native_frames_are_little_endian_pixels_whatever_the_object_is_in(site, sample):
+    for name in NATIVE:
+        dataset = sample(name)
+        site.take(dataset)
+        number = int(dataset.get("NumberOfFrames") or 1)
+        ((kind, frame),) = frames(site, dataset, str(number), OCTETS)
+        assert kind == f"application/octet-stream; transfer-syntax={ExplicitVRLittleEndian}"
+        pixels = dataset.pixel_array
+        last = pixels[-1] if number > 1 else pixels
+        if dataset.BitsAllocated == 1:
+            expected = np.packbits(last.ravel().astype(bool), bitorder="little").tobytes()
+        elif dataset.PhotometricInterpretation == "YBR_FULL_422":
+            expected = dataset.PixelData  # pydicom would give it unpacked
+        else:
+            expected = last.astype(last.dtype.newbyteorder("<")).tobytes()
+        assert frame == expected
 
 
 def test_one_bit_frames_that_do_not_begin_with_a_byte_are_cut_out_right(site, make):
@@ -86,27 +95,27 @@ COMPRESSED = ["JPEG2000.dcm", "MR_small_RLE.dcm", "MR_small_jpeg_ls_lossless.dcm
               "SC_rgb_jpeg_gdcm.dcm", "693_J2KI.dcm"]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", COMPRESSED)
-def test_compressed_frames_come_as_stored_or_decoded(site, sample, name):
-    dataset = sample(name)
-    site.take(dataset)
-    number = int(dataset.get("NumberOfFrames") or 1)
-    stored = list(generate_frames(dataset.PixelData, number_of_frames=number))
-    numbers = ",".join(str(n) for n in range(1, number + 1))
-    syntax = dataset.file_meta.TransferSyntaxUID
-    as_stored = frames(site, dataset, numbers, ANY)
-    assert [frame for _, frame in as_stored] == stored
-    assert {kind for kind, _ in as_stored} == {f"application/octet-stream; transfer-syntax={syntax}"}
-    ((kind, frame),) = frames(site, dataset, str(number), "*/*")
-    assert kind.startswith("image/")
-    assert frame == stored[-1]
-    ((kind, frame),) = frames(site, dataset, str(number), OCTETS)
-    assert kind == f"application/octet-stream; transfer-syntax={ExplicitVRLittleEndian}"
-    pixels = dataset.pixel_array
-    last = pixels[-1] if number > 1 else pixels
-    assert len(frame) == last.nbytes
-    if "YBR" not in dataset.PhotometricInterpretation:
-        assert frame == last.tobytes()
+def test_compressed_frames_come_as_stored_or_decoded(site, sample):
+    for name in COMPRESSED:
+        dataset = sample(name)
+        site.take(dataset)
+        number = int(dataset.get("NumberOfFrames") or 1)
+        stored = list(generate_frames(dataset.PixelData, number_of_frames=number))
+        numbers = ",".join(str(n) for n in range(1, number + 1))
+        syntax = dataset.file_meta.TransferSyntaxUID
+        as_stored = frames(site, dataset, numbers, ANY)
+        assert [frame for _, frame in as_stored] == stored
+        assert {kind for kind, _ in as_stored} == {f"application/octet-stream; transfer-syntax={syntax}"}
+        ((kind, frame),) = frames(site, dataset, str(number), "*/*")
+        assert kind.startswith("image/")
+        assert frame == stored[-1]
+        ((kind, frame),) = frames(site, dataset, str(number), OCTETS)
+        assert kind == f"application/octet-stream; transfer-syntax={ExplicitVRLittleEndian}"
+        pixels = dataset.pixel_array
+        last = pixels[-1] if number > 1 else pixels
+        assert len(frame) == last.nbytes
+        if "YBR" not in dataset.PhotometricInterpretation:
+            assert frame == last.tobytes()
 
 
 @pytest.mark.parametrize("offset_table", [True, False])
@@ -216,19 +225,19 @@ def test_names_in_every_character_set_of_pydicom_read_right(site):
             assert document.get("00080005", {"Value": ["ISO_IR 192"]})["Value"] == ["ISO_IR 192"]
 
 
-@pytest.mark.parametrize("name", ["JPEG2000.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm", "image_dfl.dcm"])
-def test_an_object_is_changed_to_explicit_little_endian_only_on_request(site, sample, name):
-    dataset = sample(name)
-    site.take(dataset)
-    ((kind, stored),) = parts(site.get(address(dataset)))
-    assert kind == f"application/dicom; transfer-syntax={dataset.file_meta.TransferSyntaxUID}"
-    assert pydicom.dcmread(io.BytesIO(stored)) == dataset
-    accept = f'multipart/related; type="application/dicom"; transfer-syntax={ExplicitVRLittleEndian}'
-    ((_, changed),) = parts(site.get(address(dataset), headers={"Accept": accept}))
-    read = pydicom.dcmread(io.BytesIO(changed))
-    assert read.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
-    assert read.SOPInstanceUID == dataset.SOPInstanceUID
-    assert np.array_equal(read.pixel_array, dataset.pixel_array)
+def test_an_object_is_changed_to_explicit_little_endian_only_on_request(site, sample):
+    for name in ("JPEG2000.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm", "image_dfl.dcm"):
+        dataset = sample(name)
+        site.take(dataset)
+        ((kind, stored),) = parts(site.get(address(dataset)))
+        assert kind == f"application/dicom; transfer-syntax={dataset.file_meta.TransferSyntaxUID}"
+        assert pydicom.dcmread(io.BytesIO(stored)) == dataset
+        accept = f'multipart/related; type="application/dicom"; transfer-syntax={ExplicitVRLittleEndian}'
+        ((_, changed),) = parts(site.get(address(dataset), headers={"Accept": accept}))
+        read = pydicom.dcmread(io.BytesIO(changed))
+        assert read.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+        assert read.SOPInstanceUID == dataset.SOPInstanceUID
+        assert np.array_equal(read.pixel_array, dataset.pixel_array)
 
 
 def test_an_object_in_a_representation_there_is_not_is_406(site, make):
@@ -238,6 +247,15 @@ def test_an_object_in_a_representation_there_is_not_is_406(site, make):
                    'multipart/related; type="application/dicom"; transfer-syntax=1.2.840.10008.1.2.4.90'):  # fmt: skip
         assert site.get(address(image), headers={"Accept": accept}).status_code == 406, accept
         assert site.get("/studies/1.2.3", headers={"Accept": accept}).status_code == 406, accept
+
+
+def test_pixel_data_as_bulk_data_is_whole_or_by_frame(site, sample):
+    plain, packed = sample("rtdose.dcm"), sample("SC_rgb_rle_2frame.dcm")
+    site.take(plain, packed)
+    ((_, whole),) = parts(site.get(address(plain, "/bulkdata/7FE00010")))
+    assert whole == plain.PixelData
+    pieces = parts(site.get(address(packed, "/bulkdata/7FE00010"), headers={"Accept": ANY}))
+    assert [piece for _, piece in pieces] == list(generate_frames(packed.PixelData, number_of_frames=2))
 
 
 def test_an_encapsulated_document_and_nested_values_are_bulk_data(site, make):

@@ -6,6 +6,7 @@ Not here: pixels by frame (frames).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +27,9 @@ _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")
 
 @dataclass(frozen=True)
 class Value:
-    """Bytes in little endian, and what they are."""
+    """Bytes in little endian, in pieces, and what they are."""
 
-    data: bytes
+    chunks: Iterable[bytes]
     media_type: str
 
 
@@ -54,11 +55,9 @@ def value(blobs: BlobStore, row: Row, path: str) -> Value:
         raise missing
     if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts[1::2]):
         raise missing
-    if parts == ["7FE00010"]:
+    if path.upper() == f"{frames.PIXEL_DATA:08X}":
         where = frames.layout(blobs, row)
-        return Value(
-            b"".join(frames.stored(blobs, where, list(range(1, where.frames + 1)))), "application/octet-stream"
-        )
+        return Value(frames.stored(blobs, where, list(range(1, where.frames + 1))), "application/octet-stream")
     syntax, offset = row["transfer_syntax_uid"], row["dataset_offset"]
     with frames.source(blobs, row["blob_key"], syntax, offset) as stream:
         dataset = frames.header(stream, syntax, offset)
@@ -99,4 +98,4 @@ def _find(dataset: Dataset, parts: list[str], little: bool, missing: NotFound) -
     if tag_number == _ENCAPSULATED_DOCUMENT:
         named = str(dataset.get("MIMETypeOfEncapsulatedDocument", "")).strip().lower()
         media_type = named if _MEDIA_TYPE.fullmatch(named) else media_type
-    return Value(data, media_type)
+    return Value([data], media_type)

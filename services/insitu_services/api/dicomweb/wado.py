@@ -33,12 +33,9 @@ from .negotiation import (
     IMPLICIT_LITTLE,
     NATIVE,
     BadRequest,
-    NotAcceptable,
     Offer,
     choose,
-    describe,
     json_type,
-    matches,
     parse_accept,
 )
 from .resource import accept_of, base_url, instances
@@ -77,9 +74,6 @@ def _rows(
             detail={"study": study, "instances": len(rows)},
         )
     return rows
-
-
-# objects -----------------------------------------------------------------------
 
 
 def _objects(request: Request, context: Context, rows: list[Row]) -> Response:
@@ -169,9 +163,6 @@ def retrieve_instance(
     return _objects(request, context, _rows(context, principal, "export", study, series, instance))
 
 
-# metadata ------------------------------------------------------------------------
-
-
 def _metadata(request: Request, context: Context, rows: list[Row], media_type: str) -> Response:
     return StreamingResponse(documents(context.archive.blobs, rows, base_url(request)), media_type=media_type)
 
@@ -197,9 +188,6 @@ def instance_metadata(
     """DICOM JSON of one instance, without bulk data."""
     media_type = json_type(accept_of(request))
     return _metadata(request, context, _rows(context, principal, "view", study, series, instance), media_type)
-
-
-# frames --------------------------------------------------------------------------
 
 
 def frame_numbers(text: str) -> list[int]:
@@ -246,11 +234,14 @@ def retrieve_frames(
     wanted = frame_numbers(numbers)
     with context.database.transaction() as connection:
         row = instances(connection, principal, study, series, instance)[0]
-    blobs = context.archive.blobs
-    where = frames.layout(blobs, row)
+    where = frames.layout(context.archive.blobs, row)
     frames.check_numbers(where, wanted)
+    return _frames(request, context, row, where, wanted)
+
+
+def _frames(request: Request, context: Context, row: Row, where: frames.Layout, wanted: list[int]) -> Response:
     offer = choose(accept_of(request), frame_offers(where, len(wanted)), {"application/octet-stream": EXPLICIT_LITTLE})
-    content = (frames.uncompressed if offer.decoded else frames.stored)(blobs, where, wanted)
+    content = (frames.uncompressed if offer.decoded else frames.stored)(context.archive.blobs, where, wanted)
     part_type = f"{offer.media_type}; transfer-syntax={offer.transfer_syntax}"
     if not offer.multipart:
         return Response(next(iter(content)), media_type=part_type)
@@ -267,31 +258,24 @@ def retrieve_frames(
     return StreamingResponse(stream, media_type=media_type)
 
 
-# bulk data -------------------------------------------------------------------------
-
-
 @router.get("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{path:path}")
 def retrieve_bulk_data(
     request: Request, context: Ctx, principal: Reader, study: str, series: str, instance: str, path: str
 ) -> Response:
-    """The value of one attribute that the metadata gives as BulkDataURI."""
+    """The value of one attribute that the metadata gives as BulkDataURI; compressed pixel data comes frame by frame."""
     with context.database.transaction() as connection:
         row = instances(connection, principal, study, series, instance)[0]
-    value = bulkdata.value(context.archive.blobs, row, path)
-    octets = Offer("application/octet-stream", True), Offer("application/octet-stream", False)
-    if value.media_type != "application/octet-stream":
-        octets = Offer(value.media_type, True), Offer(value.media_type, False), *octets  # type: ignore[assignment]
-    accepted = parse_accept(accept_of(request))
-    offer = next((o for a in accepted for o in octets if matches(a, o)), None)
-    if offer is None:
-        raise NotAcceptable(
-            "There is no such representation of this value", remedy="Accept one of: " + ", ".join(map(describe, octets))
-        )
+    blobs = context.archive.blobs
+    if path.upper() == f"{frames.PIXEL_DATA:08X}":
+        where = frames.layout(blobs, row)
+        if where.encapsulated:
+            return _frames(request, context, row, where, list(range(1, where.frames + 1)))
+    value = bulkdata.value(blobs, row, path)
+    names = dict.fromkeys((value.media_type, "application/octet-stream"))
+    offer = choose(accept_of(request), [Offer(name, shape) for name in names for shape in (True, False)])
     if not offer.multipart:
-        return Response(value.data, media_type=offer.media_type)
+        return StreamingResponse(value.chunks, media_type=offer.media_type)
     boundary = multipart.new_boundary()
-    headers = {"Content-Type": offer.media_type, "Content-Location": str(request.url)}
-    return Response(
-        b"".join(multipart.body(boundary, [(headers, [value.data])])),
-        media_type=multipart.content_type(offer.media_type, boundary),
-    )
+    url = f"{instance_url(base_url(request), row)}/bulkdata/{path}"
+    stream = multipart.body(boundary, [({"Content-Type": offer.media_type, "Content-Location": url}, value.chunks)])
+    return StreamingResponse(stream, media_type=multipart.content_type(offer.media_type, boundary))
