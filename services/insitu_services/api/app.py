@@ -31,23 +31,25 @@ from .context import Context
 from .dicomweb.router import router as dicomweb
 from .observation import Observation
 
-LARGEST_BODY = 4 << 20  # bytes, of routes that take JSON
-LARGEST_STORE = 1 << 40  # of one STOW-RS request; it is streamed to the disk
+LARGEST_STORE = 1 << 40  # bytes of one STOW-RS request; it is streamed to the disk
 
 
 def create_app(context: Context) -> FastAPI:
     """The application over `context`. Routers are listed here and nowhere else."""
-    app = FastAPI(title="Insitu", docs_url=None, redoc_url=None, openapi_url=None, max_body_size=LARGEST_BODY)
+    app = FastAPI(title="Insitu", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.context = context
     app.state.metrics = CollectorRegistry()
     problems.install(app)
-    protection.install(app, context)
+    limits = {
+        "/dicom-web/": LARGEST_STORE,
+        "/gateway/": context.settings.result_bytes,
+        "/api/v1/algorithms": LARGEST_PACKAGE,
+    }
+    protection.install(app, context, limits)
     app.add_middleware(Observation, registry=app.state.metrics)
-    for module in (health, login, accounts, projects, audit, series, runs, rules, engine, viewer):
+    for module in (health, login, accounts, projects, audit, series, runs, rules, engine, viewer, algorithms, gateway):
         app.include_router(module.router)
-    app.include_router(algorithms.router, max_body_size=LARGEST_PACKAGE)
-    app.include_router(gateway.router, max_body_size=context.settings.result_bytes)
-    app.include_router(dicomweb, max_body_size=LARGEST_STORE)
+    app.include_router(dicomweb)
 
     @app.get("/api/v1/openapi.json", include_in_schema=False)
     def openapi(request: Request, principal: Annotated[Principal, Depends(requires(Action.SELF))]) -> dict[str, Any]:
