@@ -94,10 +94,12 @@ def show(execution: str, as_json: AsJson = False) -> None:
 def log(
     execution: str,
     step: Annotated[str | None, typer.Option(help="fetch, algorithm or publish.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print the logs of a run."""
     query = {"step": step} if step else {}
-    typer.echo(call("GET", f"/api/v1/runs/{execution}/log", params=query))
+    text = call("GET", f"/api/v1/runs/{execution}/log", params=query)
+    typer.echo(json.dumps({"execution": execution, "log": text}) if as_json else text)
 
 
 @app.command()
