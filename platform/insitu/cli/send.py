@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 from rich.console import Console
 from rich.progress import Progress
 
@@ -73,6 +73,7 @@ class _Object:
     path: Path
     sop_class: str
     transfer_syntax: str
+    as_it_is: bool  # its file meta information tells all, so that its bytes can be sent unread
 
 
 @app.command("send")
@@ -147,8 +148,11 @@ def send_files(
     objects = []
     for file in files:
         try:
-            meta = dcmread(file, stop_before_pixels=True, specific_tags=["SOPClassUID"])
-            objects.append(_Object(file, str(meta.SOPClassUID), str(meta.file_meta.TransferSyntaxUID)))
+            header = dcmread(file, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+            meta = header.file_meta
+            as_it_is = "MediaStorageSOPClassUID" in meta and "MediaStorageSOPInstanceUID" in meta
+            sop_class = meta.MediaStorageSOPClassUID if as_it_is else header.SOPClassUID
+            objects.append(_Object(file, str(sop_class), str(meta.TransferSyntaxUID), as_it_is))
         except (InvalidDicomError, AttributeError, OSError) as error:
             sent.failures.append((str(file), 0xC000, f"not a DICOM file ({type(error).__name__})"))
             told()
@@ -168,6 +172,8 @@ def _send(
     sent: Sent,
     told: Callable[[], object],
 ) -> None:
+    # The file's own bytes go out, instead of an object that was decoded, held in memory and encoded again.
+    _config.STORE_SEND_CHUNKED_DATASET = True
     entity = AE(ae_title=calling)
     for sop_class, transfer_syntax in contexts:
         entity.add_requested_context(sop_class, transfer_syntax)
@@ -194,8 +200,8 @@ def _send(
 def _store(association: Any, item: _Object) -> tuple[int, str]:
     """Send one object; status, and what the peer or we have to say."""
     try:
-        answer = association.send_c_store(str(item.path))
-    except ValueError as error:  # no accepted context
+        answer = association.send_c_store(str(item.path) if item.as_it_is else dcmread(item.path))
+    except (ValueError, AttributeError) as error:  # no accepted context, no UID
         return 0x0122, str(error).split("\n")[0]
     except RuntimeError:  # the association is gone
         return 0xC000, "the association was aborted"
