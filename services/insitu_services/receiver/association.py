@@ -144,8 +144,10 @@ class Association:
             )
         header = bytes([kind, 0]) + length.to_bytes(4, "big")
         body = self._reader.body(length)
-        if len(body) < 68 or not body[1] & 1:
-            return Rejection(1, 2, 2, "another protocol version") if len(body) >= 2 else self._unreadable()
+        if len(body) < 68:
+            raise ProtocolError("an A-ASSOCIATE-RQ that is cut off", pdu.INVALID_PARAMETER)
+        if not body[1] & 1:
+            return Rejection(1, 2, 2, "another protocol version")
         try:
             primitive = negotiation.request(header + body)
             self._calling = (primitive.calling_ae_title or "").strip()
@@ -162,10 +164,6 @@ class Association:
         self._delivery = Delivery(self._archive, self._calling, self._called, self._peer)
         self._send(agreement.pdu)
         return None
-
-    @staticmethod
-    def _unreadable() -> Rejection:
-        raise ProtocolError("an A-ASSOCIATE-RQ that is cut off", pdu.INVALID_PARAMETER)
 
     def _data(self, length: int) -> None:
         """Take one P-DATA-TF: fragments of commands and data sets."""
@@ -214,7 +212,8 @@ class Association:
         if request.has_data_set:
             self._request = (context, request)
             abstract, syntax = self._agreement.contexts[context]
-            if field == command.C_STORE_RQ and request.uid(command.AFFECTED_SOP_CLASS) == abstract:
+            storable = abstract != negotiation.VERIFICATION and request.uid(command.AFFECTED_SOP_CLASS) == abstract
+            if field == command.C_STORE_RQ and storable:
                 self._reception = self._delivery.begin(abstract, request.uid(command.AFFECTED_SOP_INSTANCE), syntax)
             return
         if field == command.C_ECHO_RQ:

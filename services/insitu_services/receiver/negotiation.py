@@ -20,6 +20,7 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext
 
 from insitu.archive.examine import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from insitu.errors import Invalid
 from insitu.settings import Settings
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -101,7 +102,7 @@ def refuse(settings: Settings, primitive: A_ASSOCIATE, peer: str) -> Rejection |
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
     if not any(
-        address in network for network in _networks(settings.peers_allowed) if network.version == address.version
+        address in network for network in networks(settings.peers_allowed) if network.version == address.version
     ):
         return Rejection(1, 1, 1, "the address is not in peers_allowed")
     if str(primitive.application_context_name) != APPLICATION_CONTEXT:
@@ -114,8 +115,23 @@ def refuse(settings: Settings, primitive: A_ASSOCIATE, peer: str) -> Rejection |
 
 
 @functools.lru_cache(maxsize=8)
-def _networks(texts: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
+def networks(texts: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """The networks of `peers_allowed`.
+
+    Raises
+    ------
+    Invalid
+        One is not in CIDR form.
+    """
+    found = []
+    for text in texts:
+        try:
+            found.append(ipaddress.ip_network(text, strict=False))
+        except ValueError as error:
+            raise Invalid(
+                "A network of peers_allowed cannot be read", value=text, remedy="Write it as 192.0.2.0/24"
+            ) from error
+    return tuple(found)
 
 
 def agree(settings: Settings, primitive: A_ASSOCIATE) -> Agreement:

@@ -14,6 +14,8 @@ import time
 from insitu.errors import Unavailable
 from insitu.settings import Settings
 
+from .negotiation import networks
+
 logger = logging.getLogger("insitu.receiver")
 
 BACKLOG = 512
@@ -59,6 +61,7 @@ class Parent:
     """
 
     def __init__(self, settings: Settings) -> None:
+        networks(settings.peers_allowed)  # a mistake there is told now, not to every peer
         self._settings = settings
         self._listener = listen(settings.dicom)
         # The workers hold the reading end only: it ends when this process does, however that comes.

@@ -89,7 +89,13 @@ class Worker:
         thread = threading.Thread(target=work, name=f"association {peer}", daemon=True)
         with self._lock:
             self._open[association] = thread
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system gives no more threads; the associations that are open go on
+            logger.error("a connection could not be served: %s", error)
+            with self._lock:
+                self._open.pop(association, None)
+            connection.close()
 
     def _renew(self) -> None:
         while True:
@@ -97,9 +103,13 @@ class Worker:
             with self._lock:
                 associations = list(self._open)
             for association in associations:
-                association.renew()
+                try:
+                    association.renew()
+                except Exception:  # without this thread the leases of all would end
+                    logger.exception("a lease could not be renewed")
 
     def _drain(self) -> None:
+        self._listener.close()  # who comes now is refused at once instead of waiting for nobody
         deadline = time.monotonic() + DRAIN_SECONDS
         while self._open and time.monotonic() < deadline:
             time.sleep(0.02)
