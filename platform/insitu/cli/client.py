@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from insitu import errors
+from insitu import errors, processes
 from insitu.settings import Settings, load
 
 ERRORS: dict[int, type[errors.InsituError]] = {
@@ -83,10 +83,16 @@ def token(settings: Settings) -> str:
         ) from error
 
 
+def address(settings: Settings) -> str:
+    """Base URL of the platform that runs in this home, else that of the settings."""
+    state = processes.running(settings)
+    return settings.model_copy(update={"http": state.http}).http_url if state else settings.http_url
+
+
 def client(settings: Settings, *, timeout: float = 60.0) -> PlatformClient:
     """A client of the running platform: INSITU_URL or the settings' address, with `token(settings)`."""
     return PlatformClient(
-        base_url=os.environ.get("INSITU_URL", settings.http_url),
+        base_url=os.environ.get("INSITU_URL") or address(settings),
         headers={"Authorization": f"Bearer {token(settings)}"},
         timeout=timeout,
         trust_env=False,
@@ -97,4 +103,5 @@ def call(method: str, path: str, **options: Any) -> Any:
     """One call of the running platform's API: the answer's JSON, or its text where it is none."""
     with client(load()) as session:
         response = session.request(method, path, **options)
-    return response.json() if "json" in response.headers.get("content-type", "") else response.text
+    has_json = response.content and "json" in response.headers.get("content-type", "")
+    return response.json() if has_json else response.text
