@@ -5,6 +5,7 @@ Not here: which processes there are (roster) and in which order they start and s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from .backoff import deaths_in_a_row, delay
 TIED = Path(__file__).with_name("tied.py")
 LOG_BYTES = 10_000_000  # size at which a log is turned over
 LOG_GENERATIONS = 3
+QUICK_END_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -144,11 +146,16 @@ class Process:
         return True
 
     def end(self) -> None:
-        """End it and its descendants at once."""
-        if self._popen is not None:
-            self._popen.kill()
-            self._popen.wait()
-            self._buried()
+        """End it and its descendants now."""
+        if self._popen is None:
+            return
+        if self.definition.orphan_signal != signal.SIGKILL:  # it has a quick end of its own, which is better
+            self._popen.send_signal(self.definition.orphan_signal)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(timeout=QUICK_END_SECONDS)
+        self._popen.kill()
+        self._popen.wait()
+        self._buried()
 
     def turn_log(self) -> None:
         """Turn the log over where it has grown too large; the process goes on writing to the same file."""

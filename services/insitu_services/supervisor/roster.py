@@ -102,7 +102,7 @@ def services(settings: Settings) -> list[Definition]:
             "dispatcher", module("dispatcher"), shared, patience=2.0,
             ready=lambda _: databases.has_session(settings, "insitu_dispatcher"),
         ),
-        Definition("api", module("api"), shared, ready=lambda _: answers(f"{settings.http_url}/readyz"), patience=2.0),
+        Definition("api", module("api"), shared, ready=lambda _: answers(f"{settings.http_url}/readyz"), patience=2.5),
     ]  # fmt: skip
 
 

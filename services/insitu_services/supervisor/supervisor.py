@@ -27,11 +27,11 @@ from .process import Definition, Process, end_leftover, end_members, last_words,
 
 BOOTSTRAP = [sys.executable, "-m", "insitu_services.supervisor.bootstrap"]
 GUARDIAN = Path(__file__).with_name("guardian.py")
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LOOK_EVERY = 0.1  # seconds, while something is awaited
 LOOK_IDLE = 1.0  # seconds, otherwise; a death wakes it at once
 LOGS_EVERY = 30.0  # seconds
 DATABASE_SECONDS = 120.0  # a server that recovers from a crash replays its log first
-STOP_DATABASE = 3.0  # seconds for a fast shutdown; after that an immediate one, which its log makes good
 
 
 class OneShot:
@@ -43,16 +43,22 @@ class OneShot:
         What its failure means, as a sentence.
     log : Path
         File its output is appended to.
+    guardian : callable
+        Takes a line for the guardian.
     """
 
-    def __init__(self, failure: str, log: Path) -> None:
+    def __init__(self, failure: str, log: Path, guardian: Callable[[str], None]) -> None:
         self._failure = failure
         self._log = log
+        self._guardian = guardian
         self._popen: subprocess.Popen[bytes] | None = None
 
     def start(self, command: list[str], environment: Mapping[str, str]) -> None:
         """Start it; it ends with this process."""
         self._popen = tied(command, environment, self._log)
+        ticks = processes.start_ticks(self._popen.pid)
+        if ticks is not None:
+            self._guardian(f"watch {self._popen.pid} {ticks} {int(signal.SIGKILL)}")
 
     def done(self) -> bool:
         """Whether it has ended well.
@@ -64,6 +70,7 @@ class OneShot:
         """
         if self._popen is None or self._popen.poll() is None:
             return False
+        self._guardian(f"forget {self._popen.pid}")
         if self._popen.returncode != 0:
             raise Unavailable(
                 self._failure,
@@ -81,7 +88,7 @@ class OneShot:
 
 
 class Stop(Exception):  # it is a request, not an error
-    """SIGTERM or SIGINT came."""
+    """SIGTERM, SIGINT or SIGHUP came."""
 
 
 class Supervisor:
@@ -118,7 +125,7 @@ class Supervisor:
     # starting
 
     def run(self, ready: Callable[[float], None]) -> None:
-        """Bring everything up, call `ready` with the seconds it took, keep everything up until SIGTERM or SIGINT.
+        """Bring everything up, call `ready` with the seconds it took, keep everything up until a signal asks for the end.
 
         Raises
         ------
@@ -180,7 +187,7 @@ class Supervisor:
             self.tell(f"{name} could not be installed: {reason}")
 
     def _one_shot(self, failure: str, log: Path) -> OneShot:
-        program = OneShot(failure, log)
+        program = OneShot(failure, log, self._tell_guardian)
         self._one_shots.append(program)
         return program
 
@@ -264,8 +271,8 @@ class Supervisor:
 
     def _take_down(self) -> None:
         """End everything in the order that loses nothing: who receives first, the database last."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         for program in self._one_shots:
             program.end()
         engine = [name for name in self.processes if name.startswith("airflow-")]
@@ -342,10 +349,10 @@ class Supervisor:
 
     def _listen_to_signals(self) -> None:
         def wake(number: int, frame: FrameType | None) -> None:
-            if number in (signal.SIGTERM, signal.SIGINT):
+            if number != signal.SIGCHLD:
                 self._stopping = True
 
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        for number in (*STOP_SIGNALS, signal.SIGCHLD):
             signal.signal(number, wake)
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
 
