@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 from pydicom import dcmread
 from rich.console import Console
 
-from insitu import demo_images
+from insitu import demo_images, processes
 from insitu.errors import InsituError, Invalid, Unavailable
+from insitu.processes import State
 from insitu.settings import Settings, load
 
 from .client import call
@@ -72,8 +72,9 @@ def demo(
     """Send a real image in, show each stage and what came back."""
     settings = load()
     stages = Stages(Console(stderr=as_json))
-    with platform(settings, stages):
-        run = show(settings, stages, image)
+    with platform(settings, stages) as running:
+        stages.say("platform", f"is ready at {running.http_url}")
+        run = show(running, stages, image)
         if as_json:
             typer.echo(json.dumps(run))
         if keep:
@@ -85,41 +86,52 @@ def demo(
 
 
 @contextmanager
-def platform(settings: Settings, stages: Stages) -> Iterator[None]:
-    """The platform of this home: the one that runs, or one started for the demonstration and stopped after it."""
-    if ready(settings):
-        stages.say("platform", f"is running at {settings.http_url}")
-        yield
+def platform(settings: Settings, stages: Stages) -> Iterator[Settings]:
+    """The platform of this home: the one that runs, or one started for the demonstration and stopped after it.
+
+    Yields
+    ------
+    Settings
+        With the addresses of the one that runs.
+    """
+    state = processes.running(settings)
+    if state is not None:
+        stages.say("platform", f"runs already in {settings.home}")
+        yield addresses(settings, await_ready(settings, None))
         return
     stages.say("platform", f"starting in {settings.home}")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "insitu.cli", "up"], env={**os.environ, "INSITU_HOME": str(settings.home)}
-    )
+    environment = {**os.environ, "INSITU_HOME": str(settings.home)}
+    process = subprocess.Popen([sys.executable, "-m", "insitu.cli", "up"], env=environment, start_new_session=True)
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not ready(settings):
-            if process.poll() is not None:
-                raise Unavailable("The platform did not start", why="what it said stands above")
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    "The platform is not ready after four minutes", remedy="Look into the home's logs folder"
-                )
-            time.sleep(LOOK_EVERY)
-        stages.say("platform", f"is ready at {settings.http_url}")
-        yield
+        yield addresses(settings, await_ready(settings, process))
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
 
 
-def ready(settings: Settings) -> bool:
-    """Whether the platform of this home takes objects and runs."""
-    try:
-        return httpx.get(f"{settings.http_url}/readyz", timeout=2.0, trust_env=False).status_code == 200 and bool(
-            call("GET", "/api/v1/session")
-        )
-    except (httpx.HTTPError, InsituError):
-        return False
+def await_ready(settings: Settings, process: subprocess.Popen[bytes] | None) -> State:
+    """The state of the platform once it is ready.
+
+    Raises
+    ------
+    Unavailable
+        It ended, or is not ready in time.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        state = processes.running(settings)
+        if state is not None and state.ready_seconds is not None:
+            return state
+        if process is not None and process.poll() is not None:
+            raise Unavailable("The platform did not start", why="what it said stands above")
+        if time.monotonic() > deadline:
+            raise Unavailable("The platform is not ready after four minutes", remedy="Look into the home's logs folder")
+        time.sleep(LOOK_EVERY)
+
+
+def addresses(settings: Settings, state: State) -> Settings:
+    """The settings with the addresses that the running platform has."""
+    return settings.model_copy(update={"http": state.http, "dicom": state.dicom})
 
 
 def show(settings: Settings, stages: Stages, image: str | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -51,6 +52,7 @@ class Dispatcher:
         self.blobs = blobs
         self.engine = engine
         self._unposted: dict[str, float] = {}
+        self._unprojected: deque[int] = deque()
         self._next: dict[str, float] = {}
         read, self._stop_writer = os.pipe()
         self._stop_reader = read
@@ -86,7 +88,8 @@ class Dispatcher:
         self._guarded("post", self._post)
         self._every("seal", SEAL_EVERY, self._seal)
         self._every("reconcile", RECONCILE_EVERY, self._reconcile)
-        if more:
+        self._guarded("project", self._project)
+        if more or self._unprojected:
             return 0.0
         return self._guarded("deadline", self._until_deadline) or 0.05
 
@@ -115,7 +118,7 @@ class Dispatcher:
             return completeness.absorb(connection, self.settings)
 
     def _complete(self) -> None:
-        """Complete what is due, route it and ask for its runs, in one transaction; then make its metadata."""
+        """Complete what is due, route it and ask for its runs, in one transaction."""
         with self.database.transaction() as connection:
             due = completeness.complete_due(connection, self.settings)
             for series in due:
@@ -126,9 +129,17 @@ class Dispatcher:
                         requests.for_decision(connection, series, decision)
                 except InsituError as error:
                     logger.error("series %s could not be routed: %s", series.series_instance_uid, error)
-        for series in due:
+        self._unprojected.extend(series.series_id for series in due)
+
+    def _project(self) -> None:
+        """Make the full metadata of one series that became complete; after its run has been handed over, which is urgent.
+
+        What a kill loses here is made again when somebody asks for it.
+        """
+        if self._unprojected:
+            series = self._unprojected.popleft()
             with self.database.transaction() as connection:
-                metadata.project_series(connection, self.blobs, series.series_id)
+                metadata.project_series(connection, self.blobs, series)
 
     def _admit(self) -> None:
         with self.database.transaction() as connection:
