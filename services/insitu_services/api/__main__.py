@@ -75,6 +75,7 @@ def run(settings: Settings) -> None:
     # uvicorn raises the signal again after its own orderly end; without a handler it would cut off what follows
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    logger.info("listening on %s:%d", *listener.getsockname()[:2])
     try:
         server(Context(settings=settings, database=database, archive=archive)).run(sockets=[listener])
     finally:

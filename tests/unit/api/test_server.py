@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_a_large_body_fills_the_memory(house: Any) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_a_stranger_can_send_a_large_body(house: Any, new_file: Callable[..., bytes]) -> None:
+def test_a_stranger_can_send_a_large_body(house: Any) -> None:
     """Counts what the server takes: for a stranger only what the sockets hold."""
     host, port = house.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
@@ -127,10 +128,10 @@ def test_the_metrics_lack_a_route_or_hold_a_path(furnished: Any) -> None:
 
 @pytest.fixture
 def start(database_dsn: str, tmp_path: Path) -> Any:
-    """Starts `python -m insitu_services.api` and gives process, address and log; ends what is left."""
+    """Starts `python -m insitu_services.api` and gives process and log; ends what is left."""
     processes: list[subprocess.Popen[bytes]] = []
 
-    def begin(port: int) -> tuple[subprocess.Popen[bytes], str, Path]:
+    def begin(port: int = 0) -> tuple[subprocess.Popen[bytes], Path]:
         log = tmp_path / f"api-{len(processes)}.log"
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("INSITU_")},
@@ -141,7 +142,7 @@ def start(database_dsn: str, tmp_path: Path) -> Any:
         with log.open("wb") as stream:
             process = subprocess.Popen([sys.executable, "-m", "insitu_services.api"], stderr=stream, env=environment)
         processes.append(process)
-        return process, f"http://127.0.0.1:{port}", log
+        return process, log
 
     yield begin
     for process in processes:
@@ -150,29 +151,24 @@ def start(database_dsn: str, tmp_path: Path) -> Any:
         process.wait(PATIENCE)
 
 
-def free_port() -> int:
-    """A port nobody uses just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Return when the process is ready."""
+def ready(process: subprocess.Popen[bytes], log: Path) -> str:
+    """The address of the process, once it answers."""
     deadline = time.monotonic() + 2 * PATIENCE
     while True:
         assert process.poll() is None, log.read_text()
-        try:
-            if httpx.get(f"{url}/readyz", timeout=PATIENCE, trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
+        assert time.monotonic() < deadline, log.read_text()
+        found = re.search(r"listening on (127\.0\.0\.1:\d+)", log.read_text())
+        if found:
+            url = f"http://{found[1]}"
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{url}/readyz", timeout=PATIENCE, trust_env=False).status_code == 200:
+                    return url
+        time.sleep(0.05)
 
 
 def test_the_process_does_not_end_while_a_request_is_going_on(start: Any) -> None:
-    process, url, log = start(free_port())
-    wait_ready(process, url, log)
+    process, log = start()
+    url = ready(process, log)
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as unfinished:
         # a request whose body never ends
@@ -190,8 +186,8 @@ def test_the_log_holds_a_query_a_path_or_a_secret(start: Any, database: Database
         assert made is not None
         token = tokens.create(connection, "anna", "script")
         cookie = open_session(connection, made["id"], 1)
-    process, url, log = start(free_port())
-    wait_ready(process, url, log)
+    process, log = start()
+    url = ready(process, log)
     bearer, session = {"authorization": f"Bearer {token}"}, {"cookie": f"{COOKIE}={cookie}"}
     with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
         client.get("/dicom-web/studies", params={"PatientName": "Geheim", "PatientID": "SECRET-4711"}, headers=bearer)
@@ -220,7 +216,7 @@ def test_a_port_in_use_is_told_by_a_traceback(start: Any) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        process, _, log = start(other.getsockname()[1])
+        process, log = start(other.getsockname()[1])
         assert process.wait(2 * PATIENCE) == 1
     (line,) = log.read_text().splitlines()
     assert "The web address cannot be used" in json.loads(line)["message"]
