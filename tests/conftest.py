@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
 from insitu import postgres
 from insitu.database import Database, migrate
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import httpx
 import numpy as np
+from pydicom import dcmread
 
 from insitu.dicom.wrap import wrap_volume
+from tests.system.running import Running
 
 PATIENCE = 180.0  # seconds; a busy machine with two cores is slow, and waiting costs nothing where it goes well
 
@@ -30,13 +32,19 @@ class Sent:
 class Site:
     """The API of a running platform with the admin's token, and its DICOM port."""
 
-    def __init__(self, http_url: str, dicom_port: int, token: str, home: Path) -> None:
-        self.http_url = http_url
-        self.dicom_port = dicom_port
-        self.home = home
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        self.dicom_port = running.dicom_port
         self.http = httpx.Client(
-            base_url=http_url, headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False
+            base_url=running.http_url,
+            headers={"Authorization": f"Bearer {running.admin_token}"},
+            timeout=60,
+            trust_env=False,
         )
+
+    def insitu(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The command line on the site's home."""
+        return self.running.insitu(*arguments)
 
     def get(self, path: str, **options: Any) -> Any:
         """JSON of a GET that must succeed."""
@@ -124,7 +132,5 @@ def phantom(folder: Path, slices: int = 12) -> Sent:
         array, affine, "CT", folder, patient_id="PHANTOM-1", patient_name="Phantom^Cube", study_description="Phantom",
         series_description="Cubes", body_part="HEAD", salt=uuid.uuid4().hex,
     )  # fmt: skip
-    from pydicom import dcmread
-
     first = dcmread(files[0], stop_before_pixels=True)
     return Sent(first.StudyInstanceUID, first.SeriesInstanceUID, files)

@@ -15,7 +15,8 @@ import pydicom
 import pytest
 
 from tests import doubles
-from tests.system.site import PATIENCE, Sent, Site, phantom
+from tests.system.running import Running
+from tests.system.site import Sent, Site, phantom
 from tests.tools import need_program
 
 pytestmark = pytest.mark.system
@@ -24,10 +25,10 @@ BONE_ML = 8 * 8 * 6 * 2 * 2 * 3 / 1000
 
 
 @pytest.fixture(scope="module")
-def site(platform_up: Any) -> Site:
+def site(platform_up: Running) -> Site:
     """The running platform, with the phantom's rule in force."""
     need_program("storescu", "dcmtk")
-    site = Site(platform_up.http_url, platform_up.dicom_port, platform_up.admin_token, platform_up.home)
+    site = Site(platform_up)
     site.ensure_project("trial")
     site.rules(
         {
@@ -52,7 +53,7 @@ def installed(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "memory": {"resources": {"memory": "200Mi", "seconds": 120, "cpu": 1}},
     }.items():
         package = doubles.build(kind, tmp_path_factory.mktemp(kind), **changes)
-        done = insitu(site, "algorithm", "install", str(package))
+        done = site.insitu("algorithm", "install", str(package))
         assert done.returncode == 0, done.stderr
         names[kind] = doubles.manifest(kind)["name"]
     return names
@@ -67,23 +68,14 @@ def archived(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Sent:
     return sent
 
 
-def insitu(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line on the site's home."""
-    from tests.system.conftest import INSITU
-
-    environment = {**os.environ, "INSITU_HOME": str(site.home), "INSITU_URL": site.http_url}
-    return subprocess.run(
-        [*INSITU, *arguments], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-
-
 def retrieve(site: Site, run: dict[str, Any], folder: Path) -> dict[str, Path]:
     """The result objects of a run as files by kind, over WADO-RS."""
     files = {}
     for result in run["results"]:
         path = f"/dicom-web/studies/{result['study_instance_uid']}/series/{result['series_instance_uid']}"
         answer = site.http.get(
-            f"{path}/instances/{result['sop_instance_uid']}", headers={"Accept": 'multipart/related; type="application/dicom"'}
+            f"{path}/instances/{result['sop_instance_uid']}",
+            headers={"Accept": 'multipart/related; type="application/dicom"'},
         )
         assert answer.status_code == 200, answer.text
         boundary = answer.headers["content-type"].split("boundary=")[1].split(";")[0].strip('"').encode()
@@ -137,7 +129,7 @@ def test_results_say_who_made_them_and_belong_to_their_source(
 def test_independent_programs_accept_the_results(
     round_trip: tuple[Sent, dict[str, Any], dict[str, Path]], tmp_path: Path
 ) -> None:
-    sent, _, files = round_trip
+    _, _, files = round_trip
     for name, package in (("dciodvfy", "dicom3tools"), ("dsrdump", "dcmtk")):
         need_program(name, package)
     for file in files.values():
@@ -160,7 +152,10 @@ def test_independent_programs_accept_the_results(
     assert list(tmp_path.glob("*.nii*"))
     target = tmp_path / "report.json"
     read = subprocess.run(
-        [report, "--inputDICOM", str(files["SR"]), "--outputMetadata", str(target)], capture_output=True, text=True, check=False
+        [report, "--inputDICOM", str(files["SR"]), "--outputMetadata", str(target)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert read.returncode == 0, read.stderr
     assert any(group.get("measurementItems") for group in json.loads(target.read_text())["Measurements"])
@@ -220,9 +215,9 @@ def test_each_way_to_fail_is_told_apart_in_a_sentence_with_its_log(
     assert (run["state"], run["failure"]) == ("failed", failure), run["reason"]
     assert run["reason"]
     assert run["results"] == []
-    shown = insitu(site, "run", "show", execution)
+    shown = site.insitu("run", "show", execution)
     assert run["reason"][:40] in " ".join(shown.stdout.split())
-    assert "algorithm" in insitu(site, "run", "log", execution).stdout
+    assert "algorithm" in site.insitu("run", "log", execution).stdout
 
 
 def test_the_same_run_again_is_a_no_op_and_a_forced_one_a_new_execution(
@@ -237,14 +232,16 @@ def test_the_same_run_again_is_a_no_op_and_a_forced_one_a_new_execution(
 
 
 def test_a_cancelled_run_ends_and_says_so(site: Site, installed: dict[str, str], tmp_path: Path) -> None:
-    package = doubles.build("hang", tmp_path, name="double-patient", resources={"memory": "512Mi", "seconds": 600, "cpu": 1})
-    assert insitu(site, "algorithm", "install", str(package)).returncode == 0
+    package = doubles.build(
+        "hang", tmp_path, name="double-patient", resources={"memory": "512Mi", "seconds": 600, "cpu": 1}
+    )
+    assert site.insitu("algorithm", "install", str(package)).returncode == 0
     sent = phantom(tmp_path / "images")
     site.send(sent)
     site.complete(sent.series)
     execution = site.start("double-patient", sent.series)
     reached(site, execution, "algorithm")
-    assert insitu(site, "run", "cancel", execution).returncode == 0
+    assert site.insitu("run", "cancel", execution).returncode == 0
     assert site.finished(execution)["state"] == "cancelled"
 
 
@@ -259,7 +256,7 @@ def reached(site: Site, execution: str, stage: str) -> None:
 
 def kill(site: Site, name: str) -> None:
     """SIGKILL the supervised process of this name, with its children."""
-    done = insitu(site, "status", "--json")
+    done = site.insitu("status", "--json")
     assert done.returncode == 0, done.stderr
     listed = json.loads(done.stdout)["processes"]
     pid = next(item["pid"] for item in listed if item["name"] == name)
@@ -270,11 +267,9 @@ def kill(site: Site, name: str) -> None:
             continue
 
 
-def test_a_run_survives_the_death_of_the_scheduler_and_the_algorithm_runs_once(
-    site: Site, tmp_path: Path
-) -> None:
+def test_a_run_survives_the_death_of_the_scheduler_and_the_algorithm_runs_once(site: Site, tmp_path: Path) -> None:
     package = doubles.build("slow", tmp_path, resources={"memory": "512Mi", "seconds": 120, "cpu": 1})
-    assert insitu(site, "algorithm", "install", str(package)).returncode == 0
+    assert site.insitu("algorithm", "install", str(package)).returncode == 0
     sent = phantom(tmp_path / "images")
     site.send(sent)
     site.complete(sent.series)
@@ -287,7 +282,9 @@ def test_a_run_survives_the_death_of_the_scheduler_and_the_algorithm_runs_once(
     assert log.count("started") == 1
 
 
-def test_a_dispatcher_killed_again_and_again_leaves_every_series_with_exactly_one_run(site: Site, tmp_path: Path) -> None:
+def test_a_dispatcher_killed_again_and_again_leaves_every_series_with_exactly_one_run(
+    site: Site, tmp_path: Path
+) -> None:
     series = [phantom(tmp_path / str(number), slices=6) for number in range(3)]
     for sent in series:
         site.send(sent, "TRIAL")
@@ -299,7 +296,7 @@ def test_a_dispatcher_killed_again_and_again_leaves_every_series_with_exactly_on
 
 
 def test_afterwards_the_audit_chain_holds_and_index_and_blobs_agree(site: Site) -> None:
-    verified = insitu(site, "audit", "verify")
+    verified = site.insitu("audit", "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
-    scrubbed = insitu(site, "scrub", "--json")
+    scrubbed = site.insitu("scrub", "--json")
     assert scrubbed.returncode == 0, scrubbed.stdout + scrubbed.stderr

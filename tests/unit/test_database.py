@@ -2,6 +2,7 @@
 
 import psycopg
 import pytest
+
 from insitu.database import Database, migrate
 
 

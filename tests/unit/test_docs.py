@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("extensions/*/README.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
+PAGES = sorted(
+    [*ROOT.glob("docs/**/*.md"), *ROOT.glob("extensions/*/README.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"]
+)
 
 
 def test_the_reference_pages_match_the_code() -> None:
@@ -37,5 +39,7 @@ def test_every_make_command_named_in_the_readme_exists() -> None:
 def test_no_path_of_a_build_machine_and_no_registry_stands_in_a_file() -> None:
     registries = "|".join(["npm" + "js", "python" + "hosted", "py" + "pi", "yarn" + "pkg", "deb[.]" + "debian"])
     pattern = rf"({registries})[.](org|io|com)|(^|[^a-zA-Z0-9_.])/(work|farm)/"
-    found = subprocess.run(["git", "grep", "-nIE", pattern, "--", "."], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["git", "grep", "-nIE", pattern, "--", "."], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert found.stdout == ""

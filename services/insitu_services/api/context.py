@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+
 from insitu.archive.store import Archive
 from insitu.database import Database
 from insitu.settings import Settings

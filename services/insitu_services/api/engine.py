@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends
+from pydantic import BaseModel, ConfigDict
+
 from insitu.database import Connection, Row
 from insitu.errors import Invalid, NotFound
 from insitu.projects.permissions import Action, Principal, Resource, authorize
 from insitu.runs import executions, preparation
 from insitu.runs.launch.specification import JobOutcome, JobSpecification
-from pydantic import BaseModel, ConfigDict
 
 from .access import requires
 from .context import Ctx

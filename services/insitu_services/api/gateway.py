@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, File, Form, UploadFile
 from fastapi.responses import StreamingResponse
+
 from insitu.archive import index
 from insitu.database import Connection, Row
 from insitu.errors import Conflict, Invalid, NotFound

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
 from insitu.archive import index
 from insitu.audit import trail
 from insitu.database import Connection, Row
@@ -17,7 +19,6 @@ from insitu.routing import apply, store, text
 from insitu.routing import replay as dry
 from insitu.routing.facts import Facts
 from insitu.routing.model import RuleSet
-from pydantic import BaseModel, ConfigDict, Field
 
 from .access import requires
 from .context import Ctx

@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field
+
 from insitu.archive import index
 from insitu.audit import trail
 from insitu.database import Connection, Row
 from insitu.errors import NotFound
 from insitu.projects.permissions import Action, Principal, Resource, allowed, authorize, visible_projects
 from insitu.runs import executions, listing, requests
-from pydantic import BaseModel, ConfigDict, Field
 
 from .access import requires
 from .context import Ctx

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
+
 from insitu.archive import completeness, index
 from insitu.audit import trail
 from insitu.database import Connection

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
+
 from insitu.errors import NotFound, Unauthenticated
 from insitu.projects.permissions import Action, Principal, authorize
 

@@ -9,7 +9,6 @@ from insitu.archive.blobs import FileBlobStore
 from insitu.database import Database
 from insitu.runs.engine import Engine
 from insitu.settings import load
-
 from insitu_services.logs import log_to_stderr
 
 from .loop import Dispatcher

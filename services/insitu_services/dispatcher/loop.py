@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import psycopg
+
 from insitu.archive import completeness, metadata
 from insitu.archive.blobs import BlobStore
 from insitu.audit import seal

@@ -270,6 +270,8 @@ def test_an_encapsulated_document_and_nested_values_are_bulk_data(site, make):
     pdf = found["00420011"]["BulkDataURI"].removeprefix(f"{site.url}/dicom-web")
     response = site.get(pdf, headers={"Accept": "application/pdf"})
     assert response.content == b"%PDF" * 500
+    rendered = site.get(address(document, "/rendered"))
+    assert (rendered.headers["Content-Type"], rendered.content) == ("application/pdf", b"%PDF" * 500)
     nested = found["00660002"]["Value"][0]["00660040"]["BulkDataURI"].removeprefix(f"{site.url}/dicom-web")
     ((_, value),) = parts(site.get(nested, headers={"Accept": OCTETS}))
     assert value == np.arange(1000, dtype="<u4").tobytes()

@@ -7,6 +7,10 @@ from typing import Any
 
 import pydicom
 import pytest
+from psycopg.types.json import Jsonb
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
 from insitu.archive import completeness, metadata
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.store import Archive
@@ -17,9 +21,6 @@ from insitu.routing.evaluate import Decision
 from insitu.routing.model import RuleSet
 from insitu.routing.replay import replay
 from insitu.settings import Settings
-from psycopg.types.json import Jsonb
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 HEAD_CT = {
     "name": "head-ct",

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from insitu.routing.evaluate import Decision, decide
 from insitu.routing.facts import Facts
 from insitu.routing.model import RuleSet

@@ -4,6 +4,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from insitu.routing import text
 from insitu.routing.conditions import parse, written
 from insitu.routing.evaluate import decide

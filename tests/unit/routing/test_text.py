@@ -1,6 +1,7 @@
 """Rules as people write them: what is refused, with which line, and what YAML must not turn into something else."""
 
 import pytest
+
 from insitu.errors import Invalid
 from insitu.routing import text
 from insitu.routing.cycles import find_cycle

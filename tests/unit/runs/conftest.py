@@ -1,8 +1,9 @@
 """An installed algorithm as a row, enough for runs that are never carried out."""
 
 import pytest
-from insitu.database import Database
 from psycopg.types.json import Jsonb
+
+from insitu.database import Database
 
 DIGEST = "sha256:" + "a" * 64
 

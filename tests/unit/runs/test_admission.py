@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from insitu.database import Database
 from insitu.runs import executions
 from insitu.runs.admission import admit, choose

@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 import pytest
+
 from insitu.database import Connection, Database
 from insitu.errors import Conflict, NotFound
 from insitu.runs import executions

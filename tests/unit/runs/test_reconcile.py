@@ -1,6 +1,7 @@
 """What the workflow engine lost is settled: a run never hangs for ever and never fails while it goes on."""
 
 import pytest
+
 from insitu.database import Database
 from insitu.runs import executions
 from insitu.runs.identity import RunInput

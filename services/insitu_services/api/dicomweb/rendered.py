@@ -11,10 +11,12 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import StreamingResponse
 from PIL import Image
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
+from pydicom.uid import EncapsulatedPDFStorage
 
 from insitu.archive.blobs import BlobStore
 from insitu.database import Row
@@ -23,7 +25,7 @@ from insitu.projects.permissions import Action, Principal
 
 from ..access import requires
 from ..context import Context, Ctx
-from . import frames, multipart
+from . import bulkdata, frames, multipart
 from .answers import instance_url
 from .negotiation import BadRequest, Offer, choose
 from .resource import accept_of, base_url, instances
@@ -221,9 +223,14 @@ def _rows(
 def rendered_instance(
     request: Request, context: Ctx, principal: Reader, study: str, series: str, instance: str
 ) -> Response:
-    """The instance as an image; of several frames the first one."""
-    media_type, view = _media_type(request), parse_view(dict(request.query_params))
+    """The instance as an image, of several frames the first one; an encapsulated PDF as itself."""
+    view = parse_view(dict(request.query_params))
     row = _rows(context, principal, study, series, instance)[0]
+    if row["sop_class_uid"] == EncapsulatedPDFStorage:
+        offer = choose(accept_of(request), [Offer("application/pdf", multipart=False)])
+        document = bulkdata.value(context.archive.blobs, row, "00420011")
+        return StreamingResponse(document.chunks, media_type=offer.media_type)
+    media_type = _media_type(request)
     return Response(
         encode(render(context.archive.blobs, row, 1, view), media_type, view.quality), media_type=media_type
     )
