@@ -1,6 +1,6 @@
 """AlgorithmJobOperator: launches the job of an execution and stays with it until it ends.
 
-How the job ends is no matter of Airflow: a failed algorithm is not a failed task, the outcome is told by ConcludeOperator.
+How the job ends is no matter of Airflow: a failed algorithm is not a failed task, its outcome is told to the platform.
 A retry or a second try after a lost scheduler only attaches to the same job again.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from .jobs import launcher, specification
+from .jobs import launcher, specification, tell
 from .platform_client import PlatformClient, PlatformError, PlatformUnavailable
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class AlgorithmJobOperator(BaseOperator):
                 self._sign(platform, launch, job.name, stages)
             if outcome is not None:
                 self.log.info("job %s ended: %s", job.name, outcome.state)
+                try:
+                    tell(platform, self.execution, launch, job.name, outcome)
+                except (PlatformError, PlatformUnavailable) as error:
+                    self.log.warning("the outcome is not told yet: %s", error)
                 return
 
     def _sign(self, platform: PlatformClient, launch: Launcher, job: str, stages: list[str]) -> None:

@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .platform_client import JOBS
+from .platform_client import JOBS, PlatformClient
 
 if TYPE_CHECKING:
-    from insitu.runs.launch.specification import JobSpecification, Launcher
+    from insitu.runs.launch.specification import JobOutcome, JobSpecification, Launcher
 
 
 def launcher() -> Launcher:
@@ -27,3 +27,12 @@ def specification(prepared: dict[str, Any]) -> JobSpecification:
     from insitu.runs.launch.specification import JobSpecification
 
     return JobSpecification.model_validate(prepared)
+
+
+def tell(platform: PlatformClient, execution: str, launch: Launcher, job: str, outcome: JobOutcome) -> str:
+    """Tell the platform how a job ended, with its logs; the state the execution is in then. A repeat changes nothing."""
+    from insitu.runs.launch.specification import STEPS
+
+    logs = {step: launch.log(job, step) for step in STEPS}
+    told = {step: text for step, text in logs.items() if text}
+    return str(platform.conclude(execution, outcome.model_dump(mode="json"), told)["state"])
