@@ -73,7 +73,7 @@ class _Object:
     path: Path
     sop_class: str
     transfer_syntax: str
-    as_it_is: bool  # its file meta information tells all, so that its bytes can be sent unread
+    as_it_is: bool  # its file meta information tells who it is, so that its bytes can be sent unread
 
 
 @app.command("send")
@@ -148,11 +148,11 @@ def send_files(
     objects = []
     for file in files:
         try:
-            header = dcmread(file, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+            header = dcmread(file, stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID"])
             meta = header.file_meta
-            as_it_is = "MediaStorageSOPClassUID" in meta and "MediaStorageSOPInstanceUID" in meta
-            sop_class = meta.MediaStorageSOPClassUID if as_it_is else header.SOPClassUID
-            objects.append(_Object(file, str(sop_class), str(meta.TransferSyntaxUID), as_it_is))
+            named = (meta.get("MediaStorageSOPClassUID"), meta.get("MediaStorageSOPInstanceUID"))
+            as_it_is = named == (header.SOPClassUID, header.SOPInstanceUID)
+            objects.append(_Object(file, str(header.SOPClassUID), str(meta.TransferSyntaxUID), as_it_is))
         except (InvalidDicomError, AttributeError, OSError) as error:
             sent.failures.append((str(file), 0xC000, f"not a DICOM file ({type(error).__name__})"))
             told()

@@ -164,3 +164,16 @@ def test_our_client_sends_the_bytes_of_the_file(receiver: Receiver, name: str) -
     said = receiver.run(str(insitu), "send", "--json", f"INSITU@127.0.0.1:{receiver.port}", str(path))
     assert said.returncode == 0, (said.stderr, receiver.log.read_text())
     assert_archived(receiver, Path(path))
+
+
+def test_our_client_names_an_object_as_its_data_set_does(receiver: Receiver) -> None:
+    path = get_testdata_file("rtplan.dcm")  # its file meta information names another SOP instance
+    assert path is not None
+    header = dcmread(path)
+    assert header.file_meta.MediaStorageSOPInstanceUID != header.SOPInstanceUID
+    insitu = Path(sys.executable).parent / "insitu"
+    said = receiver.run(str(insitu), "send", f"INSITU@127.0.0.1:{receiver.port}", str(path))
+    assert said.returncode == 0, (said.stderr, receiver.log.read_text())
+    with receiver.database.transaction() as connection:
+        row = connection.execute("SELECT sop_instance_uid FROM instance").fetchone()
+    assert row == {"sop_instance_uid": str(header.SOPInstanceUID)}
