@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from airflow.sdk import DAG
+
 from insitu_operators.algorithm_job import AlgorithmJobOperator
 from insitu_operators.conclude import ConcludeOperator
 from insitu_operators.prepare import PrepareOperator
