@@ -58,7 +58,9 @@ class Stages:
     def say(self, stage: str, text: str) -> None:
         """One line: seconds, stage, text."""
         seconds = time.monotonic() - self._start
-        self.console.print(f"[dim]{seconds:6.1f} s[/dim]  [bold]{stage:<10}[/bold] {text}", highlight=False)
+        self.console.print(
+            f"[dim]{seconds:6.1f} s[/dim]  [bold]{stage:<10}[/bold] {text}", highlight=False, soft_wrap=True
+        )
 
 
 @app.command("demo")
@@ -216,12 +218,11 @@ def watch(settings: Settings, stages: Stages, execution: str) -> dict[str, Any]:
     stages.console.print(segment_table(run["results"][0]["summary"]))
     stages.console.print()
     stages.console.print(waterfall_table(run["waterfall"]))
-    kinds = ", ".join(sorted(result["kind"] for result in run["results"]))
-    study = run["results"][0]["study_instance_uid"]
-    stages.console.print(f"\n{kinds} are in the study beside the image. See them:")
-    stages.console.print(
-        f"  {settings.http_url}/viewer/viewer?StudyInstanceUIDs={study}", highlight=False, soft_wrap=True
-    )
+    kinds = " and ".join(sorted(result["kind"] for result in run["results"]))
+    first = next((result for result in run["results"] if result["kind"] == "SEG"), run["results"][0])
+    shown = f"StudyInstanceUIDs={first['study_instance_uid']}&initialSeriesInstanceUID={first['series_instance_uid']}"
+    stages.console.print(f"\n{kinds} are in the study beside the image. See them, logged in as admin:")
+    stages.console.print(f"  {settings.http_url}/viewer/viewer?{shown}", highlight=False, soft_wrap=True)
     stages.console.print("Produced by an algorithm; a physician must confirm it.", style="dim")
     return run
 
