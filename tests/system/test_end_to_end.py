@@ -14,6 +14,7 @@ import psutil
 import pydicom
 import pytest
 
+from insitu import processes
 from tests import doubles
 from tests.system.running import Running
 from tests.system.site import Sent, Site, phantom
@@ -255,12 +256,18 @@ def reached(site: Site, execution: str, stage: str) -> None:
 
 
 def kill(site: Site, name: str) -> None:
-    """SIGKILL the supervised process of this name, with its children."""
-    done = site.insitu("status", "--json")
-    assert done.returncode == 0, done.stderr
-    listed = json.loads(done.stdout)["processes"]
-    pid = next(item["pid"] for item in listed if item["name"] == name)
-    for process in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
+    """SIGKILL the supervised process of this name, with its children; wait for it first, where it is being started again."""
+
+    def pid() -> int | None:
+        record = next(item for item in site.running.state.processes if item.name == name)
+        return record.pid if processes.alive(record.pid, record.ticks) else None
+
+    found: int = site.until(f"a running {name}", pid, lambda answer: answer is not None)
+    try:
+        family = [*psutil.Process(found).children(recursive=True), psutil.Process(found)]
+    except psutil.NoSuchProcess:
+        return
+    for process in family:
         try:
             process.send_signal(signal.SIGKILL)
         except psutil.NoSuchProcess:
@@ -285,7 +292,7 @@ def test_a_run_survives_the_death_of_the_scheduler_and_the_algorithm_runs_once(s
 def test_a_dispatcher_killed_again_and_again_leaves_every_series_with_exactly_one_run(
     site: Site, tmp_path: Path
 ) -> None:
-    series = [phantom(tmp_path / str(number), slices=6) for number in range(3)]
+    series = [phantom(tmp_path / str(number), slices=10) for number in range(3)]
     for sent in series:
         site.send(sent, "TRIAL")
         kill(site, "dispatcher")
