@@ -48,6 +48,20 @@ RULE = {
 }
 
 
+# What a stage of a run means to a person who watches; the others are left out.
+TOLD = {
+    "admitted": "admitted, handed to Airflow",
+    "prepared": "prepared by Airflow's first task",
+    "fetch": "fetching the images",
+    "algorithm": "the algorithm runs",
+    "publish": "making and checking SEG and SR",
+    "published": "results are in the archive",
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+
+
 class Stages:
     """Prints each stage with the seconds since the start."""
 
@@ -203,7 +217,8 @@ def watch(settings: Settings, stages: Stages, execution: str) -> dict[str, Any]:
         for event in run["history"]:
             if event["stage"] not in told:
                 told.add(event["stage"])
-                stages.say("run", event["stage"])
+                if event["stage"] in TOLD:
+                    stages.say("run", TOLD[event["stage"]])
         if run["state"] in ("succeeded", "failed", "cancelled"):
             break
         if time.monotonic() > deadline:

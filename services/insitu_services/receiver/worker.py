@@ -24,7 +24,8 @@ logger = logging.getLogger("insitu.receiver")
 
 MOST_ASSOCIATIONS = 250  # of one process; more are told to try again later
 RENEW_EVERY = 8.0  # seconds; a lease lasts 30
-DRAIN_SECONDS = 3.0  # for open associations when the process is asked to stop
+END_SECONDS = 0.7  # for those that were aborted, all together
+DRAIN_SECONDS = 2.5  # for open associations when the process is asked to stop
 
 
 class Worker:
@@ -117,5 +118,6 @@ class Worker:
             left = dict(self._open)
         for association in left:
             association.end()
+        ended = time.monotonic() + END_SECONDS
         for thread in left.values():
-            thread.join(timeout=1.0)
+            thread.join(timeout=max(0.0, ended - time.monotonic()))

@@ -16,7 +16,7 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
-from pydicom.uid import EncapsulatedPDFStorage
+from pydicom.uid import EncapsulatedPDFStorage, LabelMapSegmentationStorage, SegmentationStorage
 
 from insitu.archive.blobs import BlobStore
 from insitu.database import Row
@@ -263,14 +263,19 @@ def rendered_frames(
     )
 
 
+SEGMENTATIONS = (SegmentationStorage, LabelMapSegmentationStorage)
+
+
 def _thumbnail(request: Request, context: Context, rows: list[Row], number: int | None = None) -> Response:
-    """The middle of the first series that has images."""
+    """The middle of the first series that has images, segmentations last."""
     media_type, view = _media_type(request), parse_view(dict(request.query_params))
     view = View(view.window, view.size or (THUMBNAIL, THUMBNAIL), view.quality)
     images = [row for row in rows if row["image_rows"]]
     if not images:
         raise NotFound("There is no image to show", why="None of these instances has pixel data")
-    first = [row for row in images if row["series"] == images[0]["series"]]
+    # What was acquired shows the study; a segmentation is mostly black.
+    shown = next((row for row in images if row["sop_class_uid"] not in SEGMENTATIONS), images[0])
+    first = [row for row in images if row["series"] == shown["series"]]
     row = first[len(first) // 2]
     chosen = number or (frames.layout(context.archive.blobs, row).frames + 1) // 2
     image = render(context.archive.blobs, row, chosen, view)
