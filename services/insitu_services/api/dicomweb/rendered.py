@@ -16,7 +16,7 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
-from pydicom.uid import EncapsulatedPDFStorage, LabelMapSegmentationStorage, SegmentationStorage
+from pydicom.uid import EncapsulatedPDFStorage, SegmentationStorage
 
 from insitu.archive.blobs import BlobStore
 from insitu.database import Row
@@ -263,7 +263,8 @@ def rendered_frames(
     )
 
 
-SEGMENTATIONS = (SegmentationStorage, LabelMapSegmentationStorage)
+LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
+SEGMENTATIONS = (SegmentationStorage, LABEL_MAP_SEGMENTATION)
 
 
 def _thumbnail(request: Request, context: Context, rows: list[Row], number: int | None = None) -> Response:
