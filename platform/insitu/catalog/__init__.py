@@ -1,1 +1,0 @@
-"""Metadata search over series."""

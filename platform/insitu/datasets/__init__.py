@@ -1,1 +1,0 @@
-"""Named, versioned lists of series."""
