@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+MAKEFLAGS += --silent
 export UV_LINK_MODE ?= copy
 export UV_NO_PROGRESS ?= 1
 export PYTHONDONTWRITEBYTECODE ?=
