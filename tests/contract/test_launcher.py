@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pydicom
@@ -138,7 +139,7 @@ def test_another_launcher_attaches_to_a_running_job(make_launcher: Callable[[], 
     assert outcome_of(first, job).state == "cancelled"
 
 
-def test_results_that_fail_their_check_are_not_delivered(launcher: Launcher, make_job: MakeJob) -> None:
+def test_labels_that_the_manifest_does_not_describe_are_not_delivered(launcher: Launcher, make_job: MakeJob) -> None:
     wrong = {"scheme": "SCT", "value": "85756007", "meaning": "Tissue"}
     outputs = {
         "segmentations": [
@@ -156,6 +157,25 @@ def test_results_that_fail_their_check_are_not_delivered(launcher: Launcher, mak
     assert outcome.reason is not None
     assert "labels that its manifest does not describe" in outcome.reason
     assert job.gateway.posts == 0
+
+
+def test_results_that_fail_their_check_are_kept_aside_with_the_reason(
+    launcher: Launcher, make_job: MakeJob, tmp_path: Path
+) -> None:
+    # One code that DICOM reads as two: the backslash separates values.
+    wrong = {"scheme": "SCT", "value": "8575\\6007", "meaning": "Tissue"}
+    segment = {"label": 1, "name": "Bright", "category": wrong, "type": wrong}
+    outputs = {"segmentations": [{"name": "mask", "file": "mask.nii.gz", "segments": [segment]}]}
+    job = make_job("well", manifest={"outputs": outputs})
+    launcher.launch(job.specification)
+    outcome = outcome_of(launcher, job)
+    assert outcome.failure == "result-check-failed", outcome.reason
+    assert outcome.reason is not None
+    assert "kept aside" in outcome.reason
+    assert job.gateway.posts == 0
+    launcher.remove(job.name)
+    kept = {path.name for path in tmp_path.rglob("rejected/*")}
+    assert "reasons.json" in kept, kept
 
 
 def test_an_unusable_series_fails_before_the_algorithm_starts(
