@@ -303,6 +303,10 @@ def test_a_dispatcher_killed_again_and_again_leaves_every_series_with_exactly_on
 
 
 def test_afterwards_the_audit_chain_holds_and_index_and_blobs_agree(site: Site) -> None:
+    listed = json.loads(site.insitu("audit", "list", "--json", "--limit", "5000").stdout)
+    entries = listed["events"] if isinstance(listed, dict) else listed
+    assert {"run", "rule-change"} <= {entry["action"] for entry in entries}
+    assert any(entry["actor"].startswith("rule ") for entry in entries)
     verified = site.insitu("audit", "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     scrubbed = site.insitu("scrub", "--json")

@@ -14,6 +14,7 @@ from insitu.algorithms import manifest as manifests
 from insitu.algorithms import registry, selector
 from insitu.archive import index
 from insitu.archive.completeness import CompleteSeries
+from insitu.audit import trail
 from insitu.database import Connection
 from insitu.errors import Conflict, InsituError, Invalid, NotFound
 from insitu.routing.evaluate import Decision
@@ -153,6 +154,11 @@ def for_decision(connection: Connection, series: CompleteSeries, decision: Decis
                 requested = for_series(
                     connection, wanted, requested_by=f"rule {run.rule}", rule=run.rule, depth=decision.depth
                 )
+                if requested.created:
+                    trail.record(
+                        connection, f"rule {run.rule}", "run", "run", requested.execution, run.project,
+                        detail={"algorithm": name, "series": series.series_instance_uid},
+                    )  # fmt: skip
             answer["execution"] = requested.execution
         except InsituError as error:
             answer["refused"] = str(error)
