@@ -168,9 +168,16 @@ def load(home: Path | None = None, **overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise Invalid(
+                "There is no such setting",
+                value=key,
+                why=f"it stands in {file} or in the variable {PREFIX}{key.upper()}",
+                remedy="`insitu settings` lists them all",
+            ) from error
         raise Invalid(
             f"The setting {key!r} is not usable",
             value=str(first.get("input")),
-            why=first["msg"],
+            why=first["msg"].removeprefix("Value error, "),
             remedy=f"Correct it in {file} or in the variable {PREFIX}{key.upper()}",
         ) from error
