@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -69,6 +69,7 @@ def detail(connection: Connection, row: Row) -> dict[str, Any]:
     ).fetchall()
     times = _arrival(connection, row["inputs"])
     times.update({event["stage"]: event["at"] for event in reversed(events)})
+    times.update(step_times(events))
     return {
         "execution": row["id"],
         "state": row["state"],
@@ -88,6 +89,12 @@ def detail(connection: Connection, row: Row) -> dict[str, Any]:
         "waterfall": waterfall(times, row["finished_at"]),
         "results": results,
     }
+
+
+def step_times(events: list[Row]) -> dict[str, datetime]:
+    """When each step began by the launcher's own record; the events tell only when the platform heard of it. Pure."""
+    steps = next((event["detail"].get("steps", []) for event in reversed(events) if event["stage"] == "ended"), [])
+    return {step["name"]: datetime.fromtimestamp(step["started_at"], UTC) for step in steps}
 
 
 def waterfall(times: dict[str, datetime], finished: datetime | None) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from insitu.database import Connection, Row
 from insitu.errors import Conflict, Unavailable
 from insitu.settings import Settings
 
-from .executions import ACTIVE, advance, finish, record, save_log
+from .executions import ACTIVE, advance, finish, get, record, save_log
 from .launch.specification import AlgorithmPackage, JobOutcome, JobSpecification, Limits, job_name
 
 # The tokens of an execution outlive its deadline by this time, for fetch, publish and a platform that is away for a while.
@@ -100,6 +100,8 @@ def conclude(connection: Connection, execution: str, outcome: JobOutcome, logs: 
     """End an execution with the outcome of its job and keep the logs; False if it had already ended."""
     for step, text in logs.items():
         save_log(connection, execution, step, text)
+    if get(connection, execution)["state"] in ACTIVE:
+        record(connection, execution, "ended", {"steps": [step.model_dump(mode="json") for step in outcome.steps]})
     if outcome.state == "succeeded":
         stored = connection.execute(
             "SELECT 1 FROM execution_result WHERE execution = %s LIMIT 1", (execution,)
