@@ -93,7 +93,8 @@ def detail(connection: Connection, row: Row) -> dict[str, Any]:
 
 def step_times(events: list[Row]) -> dict[str, datetime]:
     """When each step began by the launcher's own record; the events tell only when the platform heard of it. Pure."""
-    steps = next((event["detail"].get("steps", []) for event in reversed(events) if event["stage"] == "ended"), [])
+    ended: list[Row] = [event for event in events if event["stage"] == "ended"]
+    steps = ended[-1]["detail"].get("steps", []) if ended else []
     return {step["name"]: datetime.fromtimestamp(step["started_at"], UTC) for step in steps}
 
 
