@@ -302,6 +302,27 @@ def test_a_dispatcher_killed_again_and_again_leaves_every_series_with_exactly_on
         assert len(site.runs_of(sent.series)) == 1
 
 
+def test_the_demonstration_shows_every_stage_and_what_came_back(site: Site) -> None:
+    before = site.get("/api/v1/rules")["rule_set"]["rules"]
+    done = site.insitu("demo", "--image", "mr", "--json")
+    assert done.returncode == 0, done.stderr
+    run = json.loads(done.stdout.splitlines()[-1])
+    assert (run["state"], run["project"]) == ("succeeded", "demo")
+    assert {result["kind"] for result in run["results"]} == {"SEG", "SR"}
+    for stage in (
+        "averaged brain",
+        "acknowledged",
+        "archived",
+        "complete",
+        "rule 'demo' matched",
+        "Grey matter",
+        "/viewer/",
+    ):
+        assert stage in done.stderr, stage
+    after = {rule["name"] for rule in site.get("/api/v1/rules")["rule_set"]["rules"]}
+    assert after == {rule["name"] for rule in before} | {"demo"}
+
+
 def test_afterwards_the_audit_chain_holds_and_index_and_blobs_agree(site: Site) -> None:
     listed = json.loads(site.insitu("audit", "list", "--json", "--limit", "5000").stdout)
     entries = listed["events"] if isinstance(listed, dict) else listed
