@@ -191,6 +191,9 @@ def _print_decision(decision: dict[str, Any], as_json: bool) -> None:
         typer.echo(json.dumps(decision))
         return
     console = Console(soft_wrap=True, highlight=False)
+    if decision.get("failed"):
+        console.print(f"No decision could be made: {decision['failed']}")
+        return
     if not decision["trace"]:
         console.print("There is no rule.")
     for step in decision["trace"]:

@@ -47,12 +47,17 @@ def apply(connection: Connection, settings: Settings, series: CompleteSeries) ->
             "INSERT INTO dataset_series (project, dataset, series) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
             (dataset.project, dataset.name, series.series_id),
         )
+    keep(connection, series, decision)
+    return decision
+
+
+def keep(connection: Connection, series: CompleteSeries, decision: Decision) -> None:
+    """Keep the decision on a revision, for those who ask why."""
     connection.execute(
         "INSERT INTO routing_decision (series, revision, rule_set, body) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT (series, revision) DO UPDATE SET rule_set = excluded.rule_set, body = excluded.body, at = now()",
-        (series.series_id, series.revision, version, Jsonb(decision.model_dump(mode="json"))),
+        (series.series_id, series.revision, decision.rule_set, Jsonb(decision.model_dump(mode="json"))),
     )
-    return decision
 
 
 def evaluate_series(

@@ -92,6 +92,7 @@ class Decision(BaseModel):
     runs: tuple[RunRequest, ...] = ()
     depth: int = Field(default=1, description="Position of these runs in a chain of runs.")
     trace: tuple[Step, ...] = ()
+    failed: str | None = Field(default=None, description="Why no decision could be made, where that is so.")
 
 
 Lookup = Callable[[str, tuple[str, ...]], Found | None]

@@ -22,6 +22,7 @@ from insitu.database import Database
 from insitu.errors import InsituError, Unavailable
 from insitu.events.wake import Listener
 from insitu.routing import apply as routing
+from insitu.routing.evaluate import Decision
 from insitu.runs import admission, requests
 from insitu.runs.engine import Engine
 from insitu.runs.reconcile import reconcile
@@ -66,7 +67,7 @@ class Dispatcher:
 
     def run(self) -> None:
         """Work until `stop()`."""
-        self._adopt_unposted()
+        self.adopt()
         listener: Listener | None = None
         while not self.stopping:
             wait = self.turn()
@@ -128,8 +129,16 @@ class Dispatcher:
                         metadata.project_first(connection, self.blobs, series.series_id)
                         decision = routing.apply(connection, self.settings, series)
                         requests.for_decision(connection, series, decision)
-                except InsituError as error:
-                    logger.error("series %s could not be routed: %s", series.series_instance_uid, error)
+                except psycopg.OperationalError:
+                    raise  # the database is away: nothing of this turn happened
+                except Exception as error:
+                    logger.exception("series %s could not be routed", series.series_instance_uid)
+                    why = (
+                        str(error)
+                        if isinstance(error, InsituError)
+                        else "a mistake of the platform; see the dispatcher's log"
+                    )
+                    routing.keep(connection, series, Decision(failed=why))
         self._unprojected.extend(series.series_id for series in due)
 
     def _project(self) -> None:
@@ -157,15 +166,15 @@ class Dispatcher:
             self.engine.start(execution)
             del self._unposted[execution]
 
-    def _adopt_unposted(self) -> None:
+    def adopt(self) -> None:
         """After a restart: executions that were admitted and may not have reached the engine. Posting twice is harmless."""
 
-        def adopt() -> None:
+        def look() -> None:
             with self.database.transaction() as connection:
                 rows = connection.execute("SELECT id FROM execution WHERE state = 'submitted'").fetchall()
             self._unposted.update({row["id"]: 0.0 for row in rows})
 
-        self._guarded("adopt", adopt)
+        self._guarded("adopt", look)
 
     def _reconcile(self) -> None:
         for execution, verdict in reconcile(self.database, self.engine):
