@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pydicom
 import pytest
@@ -287,6 +288,32 @@ def test_a_run_survives_the_death_of_the_scheduler_and_the_algorithm_runs_once(s
     assert run["state"] == "succeeded", run["reason"]
     log = site.http.get(f"/api/v1/runs/{execution}/log", params={"step": "algorithm"}).text
     assert log.count("started") == 1
+
+
+def test_a_run_that_airflow_gave_up_is_found_and_ends_with_a_sentence(site: Site, tmp_path: Path) -> None:
+    limits = {"memory": "512Mi", "seconds": 300, "cpu": 1}
+    package = doubles.build("hang", tmp_path, name="double-given-up", resources=limits)
+    assert site.insitu("algorithm", "install", str(package)).returncode == 0
+    sent = phantom(tmp_path / "images")
+    site.send(sent)
+    site.complete(sent.series)
+    execution = site.start("double-given-up", sent.series)
+    reached(site, execution, "algorithm")
+    settings = site.running.settings
+    airflow = httpx.Client(base_url=f"http://{site.running.state.airflow_http}", timeout=60, trust_env=False)
+    login = {"username": "insitu", "password": (settings.secrets / "airflow-password").read_text().strip()}
+    token = airflow.post("/auth/token", json=login).json()["access_token"]
+    answer = airflow.patch(
+        f"/api/v2/dags/algorithm_run/dagRuns/{execution}",
+        json={"state": "failed"},
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    assert answer.status_code == 200, answer.text
+    run = site.finished(execution)
+    assert (run["state"], run["failure"]) == ("failed", "engine-lost")
+    assert "Airflow" in run["reason"]
+    runner = json.loads((settings.jobs / f"run-{execution}-1" / "status.json").read_text())["pid"]
+    site.until("the end of its job", lambda: psutil.pid_exists(runner), lambda alive: not alive)
 
 
 def test_a_dispatcher_killed_again_and_again_leaves_every_series_with_exactly_one_run(

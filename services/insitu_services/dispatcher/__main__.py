@@ -8,6 +8,7 @@ import signal
 from insitu.archive.blobs import FileBlobStore
 from insitu.database import Database
 from insitu.runs.engine import Engine
+from insitu.runs.launch.process import ProcessLauncher
 from insitu.settings import load
 from insitu_services.logs import log_to_stderr
 
@@ -23,7 +24,7 @@ def main() -> None:
     database = Database(settings.database_dsn("dispatcher"), minimum=1, maximum=4)
     password = (settings.secrets / "airflow-password").read_text().strip()
     engine = Engine(f"http://{settings.airflow_http}", "insitu", password)
-    dispatcher = Dispatcher(settings, database, FileBlobStore(settings.blobs), engine)
+    dispatcher = Dispatcher(settings, database, FileBlobStore(settings.blobs), engine, ProcessLauncher(settings.jobs))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stop())
     logger.info("ready")

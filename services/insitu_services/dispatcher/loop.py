@@ -11,6 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import psycopg
@@ -19,13 +20,14 @@ from insitu.archive import completeness, metadata
 from insitu.archive.blobs import BlobStore
 from insitu.audit import seal
 from insitu.database import Database
-from insitu.errors import InsituError, Unavailable
+from insitu.errors import InsituError, NotFound, Unavailable
 from insitu.events.wake import Listener
 from insitu.routing import apply as routing
 from insitu.routing.evaluate import Decision
 from insitu.runs import admission, requests
 from insitu.runs.engine import Engine
-from insitu.runs.reconcile import reconcile
+from insitu.runs.launch.specification import Launcher, job_name
+from insitu.runs.reconcile import Verdict, reconcile
 from insitu.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -46,13 +48,18 @@ class Dispatcher:
     database : Database
     blobs : BlobStore
     engine : Engine
+    launcher : Launcher
+        To end jobs that the engine lost.
     """
 
-    def __init__(self, settings: Settings, database: Database, blobs: BlobStore, engine: Engine) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, blobs: BlobStore, engine: Engine, launcher: Launcher
+    ) -> None:
         self.settings = settings
         self.database = database
         self.blobs = blobs
         self.engine = engine
+        self.launcher = launcher
         self._unposted: dict[str, float] = {}
         self._unprojected: deque[int] = deque()
         self._next: dict[str, float] = {}
@@ -179,6 +186,9 @@ class Dispatcher:
     def _reconcile(self) -> None:
         for execution, verdict in reconcile(self.database, self.engine):
             logger.warning("execution %s was silent: %s", execution, verdict.value)
+            if verdict is Verdict.LOST:
+                with suppress(NotFound):  # it may never have begun
+                    self.launcher.cancel(job_name(execution))  # nobody waits for it any more
 
     def _seal(self) -> None:
         with self.database.transaction() as connection:

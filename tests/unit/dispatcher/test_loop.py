@@ -15,6 +15,7 @@ from insitu.archive.store import Archive
 from insitu.database import Database
 from insitu.dicom.wrap import wrap_volume
 from insitu.routing import apply as routing
+from insitu.runs.launch.process import ProcessLauncher
 from insitu.settings import Settings, load
 from insitu_services.dispatcher.loop import Dispatcher
 
@@ -84,7 +85,7 @@ def test_a_series_that_cannot_be_routed_says_why_and_holds_nobody_up(
         return real(connection, settings, series)
 
     monkeypatch.setattr(routing, "apply", fails_for_bad)
-    dispatcher = Dispatcher(settings, database, archive.blobs, ScriptedEngine())  # type: ignore[arg-type]
+    dispatcher = Dispatcher(settings, database, archive.blobs, ScriptedEngine(), ProcessLauncher(settings.jobs))  # type: ignore[arg-type]
     for _ in range(20):
         dispatcher.turn()
         if decision_of(database, bad) and decision_of(database, good):
@@ -100,7 +101,7 @@ def test_metadata_is_made_for_a_complete_series(
     archive: Archive, database: Database, settings: Settings, tmp_path: Path
 ) -> None:
     series = stored(archive, tmp_path / "series")
-    dispatcher = Dispatcher(settings, database, archive.blobs, ScriptedEngine())  # type: ignore[arg-type]
+    dispatcher = Dispatcher(settings, database, archive.blobs, ScriptedEngine(), ProcessLauncher(settings.jobs))  # type: ignore[arg-type]
     for _ in range(20):
         dispatcher.turn()
     with database.transaction() as connection:
@@ -130,7 +131,7 @@ def test_a_dispatcher_that_starts_hands_over_what_an_earlier_one_admitted(
             " VALUES ('abc-1', 'abc', 1, 'submitted', 'test', now())"
         )
     engine = ScriptedEngine()
-    dispatcher = Dispatcher(settings, database, archive.blobs, engine)  # type: ignore[arg-type]
+    dispatcher = Dispatcher(settings, database, archive.blobs, engine, ProcessLauncher(settings.jobs))  # type: ignore[arg-type]
     dispatcher.adopt()
     dispatcher.turn()
     assert engine.started == ["abc-1"]
