@@ -1,6 +1,7 @@
-"""`insitu import|reindex|scrub|quarantine list`: putting files in, and keeping blobs and index in order.
+"""`insitu import|reindex|scrub|quarantine`: putting files in, and keeping blobs and index in order.
 
-import goes through the API of the running platform (STOW-RS); the others work on database and blobs of this home directly.
+import and changes of the quarantine go through the API of the running platform; the others work on database and blobs of
+this home directly.
 """
 
 from __future__ import annotations
@@ -11,23 +12,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from insitu.archive import quarantine as entries
 from insitu.archive.blobs import FileBlobStore
 from insitu.database import Database
 from insitu.settings import Settings, load
 
 from . import importing
+from .client import call
 
 app = typer.Typer(no_args_is_help=True)
 quarantine = typer.Typer(help="Objects that could not be archived.", no_args_is_help=True)
 app.add_typer(quarantine, name="quarantine")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Entry = Annotated[str, typer.Argument(help="As `insitu quarantine list` shows it.")]
 
 
 @contextmanager
@@ -136,11 +140,7 @@ def list_quarantine(
 ) -> None:
     """List them, the newest first, with the reason and who sent them."""
     with _archive() as (_, database, _), database.transaction() as connection:
-        rows: list[dict[str, Any]] = connection.execute(
-            "SELECT q.id::text, q.at, q.reason, q.size, q.blob_key, r.channel, r.calling_ae, r.peer, r.principal"
-            " FROM quarantine q JOIN receipt r ON r.id = q.receipt ORDER BY q.at DESC LIMIT %s",
-            (limit,),
-        ).fetchall()
+        rows = entries.listed(connection, limit=limit)
     for row in rows:
         row["at"] = row["at"].isoformat()
     if as_json:
@@ -149,11 +149,52 @@ def list_quarantine(
     if not rows:
         typer.echo("Nothing is in quarantine.")
         return
-    table = Table("at", "from", "bytes", "reason", "file below blobs/")
+    table = Table("entry", "at", "from", "bytes", "reason")
     for row in rows:
         sender = row["calling_ae"] or row["principal"] or row["channel"]
-        table.add_row(row["at"][:19], sender, str(row["size"]), row["reason"], row["blob_key"])
+        table.add_row(row["id"], row["at"][:19], sender, str(row["size"]), row["reason"])
     Console().print(table)
+
+
+@quarantine.command("inspect")
+def inspect(entry: Entry, as_json: AsJson = False) -> None:
+    """Show one entry, with what can be read of the object and tells nothing of a person."""
+    answer = call("GET", f"/api/v1/quarantine/{entry}")
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    facts = answer.pop("facts")
+    for name, value in {**answer, **facts}.items():
+        if value is not None:
+            typer.echo(f"{name:20} {value}")
+
+
+@quarantine.command("release")
+def release(entry: Entry, as_json: AsJson = False) -> None:
+    """Try to archive the object again, as if it had just been sent. Exit status 1 where it is still refused."""
+    answer = call("POST", f"/api/v1/quarantine/{entry}/release")
+    if as_json:
+        typer.echo(json.dumps(answer))
+    elif answer["success"]:
+        typer.echo(f"It is in the archive ({answer['outcome']}): {answer['sop_instance_uid']}")
+    else:
+        typer.echo(f"It is still refused ({answer['outcome']}): {answer['reason']}", err=True)
+    if not answer["success"]:
+        raise typer.Exit(1)
+
+
+@quarantine.command("discard")
+def discard(
+    entry: Entry,
+    reason: Annotated[str, typer.Option(help="Why; it stands in the audit trail.")],
+    as_json: AsJson = False,
+) -> None:
+    """Remove the object for good."""
+    answer = call("DELETE", f"/api/v1/quarantine/{entry}", params={"reason": reason})
+    if as_json:
+        typer.echo(json.dumps(answer))
+    else:
+        typer.echo("Removed." if answer["discarded"] else "It was gone already.")
 
 
 def _list(what: str, items: list[str]) -> None:

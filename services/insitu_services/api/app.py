@@ -21,6 +21,7 @@ from . import (
     problems,
     projects,
     protection,
+    quarantine,
     rules,
     runs,
     series,
@@ -47,7 +48,9 @@ def create_app(context: Context) -> FastAPI:
     }
     protection.install(app, context, limits)
     app.add_middleware(Observation, registry=app.state.metrics)
-    for module in (health, login, accounts, projects, audit, series, runs, rules, engine, viewer, algorithms, gateway):
+    for module in (
+        health, login, accounts, projects, audit, series, runs, rules, engine, viewer, algorithms, gateway, quarantine,
+    ):  # fmt: skip
         app.include_router(module.router)
     app.include_router(dicomweb)
 

@@ -142,6 +142,9 @@ def furnished(house: House) -> House:
     stored = incoming.commit()
     assert stored.success, stored.reason
     context.archive.close_receipt(receipt)
+    with context.archive.begin(receipt) as incoming:
+        incoming.write(b"This is a text and no DICOM object. " * 10)
+        assert not incoming.commit().success
     house.uids = {
         "study": dataset.StudyInstanceUID,
         "series": dataset.SeriesInstanceUID,

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
 
+from insitu.archive import quarantine
 from insitu.identity import tokens
 from insitu.identity.sessions import COOKIE, open_session
 from insitu.projects.permissions import Action
@@ -110,6 +111,7 @@ def visit(furnished: Any, new_file: Callable[..., bytes]) -> Callable[..., httpx
     execution = furnished.executions["alpha"]
     with furnished.context.database.transaction() as connection:
         token_id = tokens.of_account(connection, "alpha-lead")[0]["id"]
+        (kept,) = quarantine.listed(connection)
     values = {
         **furnished.uids,
         "series_instance_uid": furnished.uids["series"],
@@ -118,6 +120,7 @@ def visit(furnished: Any, new_file: Callable[..., bytes]) -> Callable[..., httpx
         "project": "alpha",
         "account": "alpha-lead",
         "token": token_id,
+        "entry": kept["id"],
         "numbers": "1",
         "number": "1",
         "version": "1",
@@ -142,6 +145,8 @@ def visit(furnished: Any, new_file: Callable[..., bytes]) -> Callable[..., httpx
                 "headers": {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'},
                 "params": {"project": "alpha"},
             }
+        if door.path.startswith("/api/v1/quarantine") and door.method == "DELETE":
+            return {"params": {"reason": "a test"}}
         if door.path.endswith("/results"):
             return {"files": {"file": ("0.dcm", new_file())}}
         content = BODIES.get((door.method, door.path))
