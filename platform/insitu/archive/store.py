@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 
 import psycopg
 
@@ -19,23 +18,17 @@ from insitu.errors import Conflict, Invalid, Unavailable
 from insitu.events.wake import Waker
 from insitu.settings import Settings
 
-from . import journal, rows
+from . import rows
 from .blobs import BlobStore
-from .examine import Examination, Identity, Unfit, file_meta
-from .levels import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
+from .incoming import Contradiction, Incoming, database_away
 from .outcome import Outcome, Stored
-from .receipts import LEASE, Channel, Receipt, ordered_uuid, time_of
+from .receipts import LEASE, Channel, Receipt, ordered_uuid
 
-__all__ = ["Archive", "Incoming", "Outcome", "Receipt", "Stored"]
+__all__ = ["Archive", "Outcome", "Receipt", "Stored"]
 
 logger = logging.getLogger(__name__)
 
 COPY_STEP = 1 << 20
-TRIES = 3  # of a transaction that PostgreSQL breaks off in favour of another
-
-
-class _Contradiction(Exception):
-    """The object contradicts the index; rolls back the transaction it is found in."""
 
 
 class Archive:
@@ -109,7 +102,7 @@ class Archive:
                 rows.insert_receipt(connection, receipt)
                 rows.open_association(connection, receipt.id)
         except psycopg.OperationalError as error:
-            raise _database_away(error) from error
+            raise database_away(error) from error
         return receipt
 
     def renew(self, receipt: Receipt) -> None:
@@ -118,7 +111,7 @@ class Archive:
             with self.database.transaction() as connection:
                 rows.renew_association(connection, receipt.id)
         except psycopg.OperationalError as error:
-            raise _database_away(error) from error
+            raise database_away(error) from error
 
     def close_receipt(self, receipt: Receipt) -> None:
         """Say that no more objects come under this receipt. Where the database is away the lease ends by itself."""
@@ -226,13 +219,13 @@ class Archive:
                     offender = number
                     outcomes[number] = incoming[number].insert(connection)
                     if outcomes[number].outcome not in (Outcome.STORED, Outcome.DUPLICATE):
-                        raise _Contradiction("other content stands under its SOP Instance UID")
+                        raise Contradiction("other content stands under its SOP Instance UID")
                 stored = [outcomes[number] for number in range(len(incoming))]
                 offender = None
                 if hook is not None:
                     hook(connection, stored)
                 committing = True
-        except _Contradiction as error:
+        except Contradiction as error:
             for number, item in enumerate(incoming):
                 if number != offender:
                     item.withdraw()
@@ -241,7 +234,7 @@ class Archive:
             raise Conflict("A result was not taken into the archive", why=reason) from error
         except psycopg.OperationalError as error:
             self._settle(incoming, committing)
-            raise _database_away(error) from error
+            raise database_away(error) from error
         except BaseException:
             self._settle(incoming, committing)
             raise
@@ -256,250 +249,3 @@ class Archive:
         if not committing:
             for item in incoming:
                 item.withdraw()
-
-
-class Incoming:
-    """One object on its way in. Use it from one thread; `commit` or `abort` ends it."""
-
-    def __init__(
-        self,
-        archive: Archive,
-        receipt: Receipt,
-        transfer_syntax_uid: str | None,
-        sop_class_uid: str | None,
-        sop_instance_uid: str | None,
-        study_instance_uid: str | None = None,
-    ) -> None:
-        self._archive = archive
-        self._receipt = receipt
-        self._id = ordered_uuid()
-        self.key = f"objects/{receipt.id}/{self._id}.dcm"
-        self._examination = Examination(transfer_syntax_uid, sop_class_uid, sop_instance_uid, study_instance_uid)
-        self._writer = archive.blobs.create(self.key)
-        self._size = 0
-        self._meta_size = 0
-        self._identity: Identity | None = None
-        self._unfit = ""
-        self._durable_at: str | None = None
-        self._stored: Stored | None = None
-        self._ended = False
-        if transfer_syntax_uid is not None:
-            meta = file_meta(
-                transfer_syntax_uid.strip(" \0"), sop_class_uid or "", sop_instance_uid or "", receipt.calling_ae
-            )
-            try:
-                self._writer.write(meta)
-            except BaseException:
-                self._writer.abort()
-                raise
-            self._size = self._meta_size = len(meta)
-
-    def __enter__(self) -> Incoming:
-        """Abort at the end of the block what was not committed."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.abort()
-
-    @property
-    def identity(self) -> Identity:
-        """Who the object is; after a successful `prepare`."""
-        assert self._identity is not None  # noqa: S101
-        return self._identity
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Take the next bytes. They go to disk at once; the object is never held in memory.
-
-        Raises
-        ------
-        Unavailable
-            The disk is full or fails.
-        """
-        self._writer.write(data)
-        self._size += len(data)
-        self._examination.feed(data)
-
-    def commit(self) -> Stored:
-        """Make the object durable and indexed. After STORED, DUPLICATE and CONFLICT_KEPT the sender may be told success.
-
-        Raises
-        ------
-        Unavailable
-            Disk or database do not answer; nothing was stored, the sender should try again.
-        """
-        try:
-            if not self.prepare():
-                return self.quarantine()
-            for attempt in range(TRIES):
-                try:
-                    return self._index()
-                except psycopg.errors.DeadlockDetected:
-                    if attempt == TRIES - 1:
-                        raise
-            raise AssertionError  # the loop returns or raises
-        except _Contradiction as error:
-            return self.quarantine(str(error))
-        except psycopg.OperationalError as error:
-            raise _database_away(error) from error
-        finally:
-            self.abort()
-
-    def abort(self) -> None:
-        """Forget the object without a trace, where it has not been committed."""
-        if not self._ended:
-            self._ended = True
-            self._writer.abort()
-
-    def prepare(self) -> bool:
-        """Examine the whole object and make its blob durable. False where it is unfit: then only `quarantine` is left."""
-        try:
-            self._identity = self._examination.finish(self._writer.contents)
-        except Unfit as error:
-            self._unfit = str(error)
-            return False
-        self._writer.commit()
-        self._durable_at = self.key
-        self._ended = True
-        return True
-
-    def insert(self, connection: Connection) -> Stored:
-        """Put the object into the index within the caller's transaction, or tell why not."""
-        identity = self.identity
-        archive = self._archive
-        row = rows.InstanceRow(
-            identity=identity,
-            digest=self._examination.digest,
-            blob_key=self.key,
-            size=self._size,
-            dataset_offset=self._meta_size + self._examination.dataset_offset,
-            received_at=time_of(self._id),
-        )
-        cached = archive.series_seen.get(identity.series_instance_uid)
-        if cached is None:
-            series, study = rows.ensure_series(connection, row, self._receipt)
-        else:
-            series, study = cached
-        if study != identity.study_instance_uid:
-            raise _Contradiction(f"its series is known under another study: {study}")
-        inserted = rows.insert_instance(connection, row, series, self._receipt.id)
-        if inserted:
-            self._stored = self._outcome(Outcome.STORED)
-            self._seen = (series, study)
-            return self._stored
-        known = rows.known_instance(connection, identity.sop_instance_uid)
-        if known["blob_key"] == self.key:
-            # A rebuild of the index came across the durable blob before this transaction: the row is ours.
-            rows.mark_dirty(connection, known["series"], self._receipt.id)
-            self._stored = self._outcome(Outcome.STORED)
-            self._seen = (series, study)
-            return self._stored
-        if bytes(known["digest"]) == row.digest and known["transfer_syntax_uid"] == identity.transfer_syntax_uid:
-            if self._receipt.project is not None:
-                rows.link_shared(connection, archive.blobs, known["series"], self._receipt)
-            self._stored = self._outcome(Outcome.DUPLICATE)
-        else:
-            self._stored = self._outcome(
-                Outcome.CONFLICT_KEPT if archive.settings.known_uid_policy == "keep" else Outcome.CONFLICT_REFUSED,
-                "another object is known under this SOP Instance UID",
-            )
-        return self._stored
-
-    def settle(self) -> None:
-        """After the transaction: forget the blob of what was here already, remember the series of what was new."""
-        stored = self._stored
-        if stored is not None and stored.outcome is Outcome.STORED:
-            self._archive.series_seen.put(self.identity.series_instance_uid, *self._seen)
-        elif stored is not None and self._durable_at == self.key:
-            self.withdraw()
-
-    def withdraw(self) -> None:
-        """Remove the durable blob of an object that did not enter the index."""
-        if self._durable_at is not None:
-            self._archive.blobs.delete(self._durable_at)
-            self._durable_at = None
-
-    def quarantine(self, reason: str | None = None) -> Stored:
-        """Keep an object that cannot be archived, with the reason, for a person."""
-        reason = reason or self._unfit
-        key = f"quarantine/{self._receipt.id}/{self._id}"
-        if self._durable_at is not None:
-            self._archive.blobs.move(self._durable_at, key)
-        else:
-            self._writer.commit(key)
-            self._ended = True
-        self._durable_at = key
-        committing = False
-        try:
-            journal.append(
-                self._archive.blobs, "quarantine", key=key, reason=reason, size=self._size, receipt=self._receipt.id,
-                at=time_of(self._id).isoformat(),
-            )  # fmt: skip
-            with self._archive.database.transaction() as connection:
-                rows.insert_quarantine(connection, key, reason, self._size, self._receipt.id, time_of(self._id))
-                committing = True
-        except BaseException as error:
-            if not committing:
-                self.withdraw()
-            if isinstance(error, psycopg.OperationalError):
-                raise _database_away(error) from error
-            raise
-        self._durable_at = None  # it is not ours to withdraw any more
-        return self._outcome(Outcome.QUARANTINED, reason)
-
-    def _index(self) -> Stored:
-        committing = False
-        try:
-            with self._archive.database.transaction() as connection:
-                stored = self.insert(connection)
-                if stored.outcome is Outcome.CONFLICT_KEPT:
-                    self._keep_conflict(connection)
-                committing = True
-        except psycopg.errors.ForeignKeyViolation:
-            # The series was deleted since this process saw it last.
-            if not self._archive.series_seen.forget(self.identity.series_instance_uid):
-                self.withdraw()
-                raise
-            return self._index()
-        except (_Contradiction, psycopg.errors.DeadlockDetected):
-            raise  # the blob is moved, or used again
-        except BaseException:
-            # Whether a commit that was under way went through is not known: then the blob stays, and scrub sees to it.
-            if not committing:
-                self.withdraw()
-            raise
-        self.settle()
-        if stored.outcome is Outcome.STORED:
-            self._archive.wake()
-        return stored
-
-    def _keep_conflict(self, connection: Connection) -> None:
-        """Keep the second object under a known UID aside; the same second object again is kept once."""
-        key = f"conflicts/{self._receipt.id}/{self._id}.dcm"
-        identity = self.identity
-        kept = rows.insert_conflict(
-            connection, identity.sop_instance_uid, self._examination.digest, identity.transfer_syntax_uid, key,
-            self._receipt.id, time_of(self._id),
-        )  # fmt: skip
-        if kept:
-            self._archive.blobs.move(self.key, key)
-            self._durable_at = key
-            journal.append(
-                self._archive.blobs, "conflict", key=key, sop_instance_uid=identity.sop_instance_uid,
-                digest=self._examination.digest.hex(), transfer_syntax_uid=identity.transfer_syntax_uid,
-                receipt=self._receipt.id, at=time_of(self._id).isoformat(),
-            )  # fmt: skip
-
-    def _outcome(self, outcome: Outcome, reason: str | None = None) -> Stored:
-        seen = self._examination.seen
-        return Stored(
-            outcome, seen(SOP_CLASS_UID), seen(SOP_INSTANCE_UID), seen(STUDY_INSTANCE_UID), seen(SERIES_INSTANCE_UID),
-            reason,
-        )  # fmt: skip
-
-
-def _database_away(error: psycopg.Error) -> Unavailable:
-    return Unavailable(
-        "The database does not answer", why=str(error).splitlines()[0] if str(error) else None, remedy="Try again"
-    )

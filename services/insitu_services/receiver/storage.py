@@ -10,7 +10,8 @@ from collections import Counter
 
 from insitu.archive.outcome import Outcome, Stored
 from insitu.archive.receipts import Receipt
-from insitu.archive.store import Archive, Incoming
+from insitu.archive.incoming import Incoming
+from insitu.archive.store import Archive
 from insitu.errors import InsituError
 
 logger = logging.getLogger(__name__)

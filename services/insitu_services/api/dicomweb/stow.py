@@ -20,7 +20,8 @@ from starlette.requests import ClientDisconnect
 
 from insitu.archive.outcome import Outcome, Stored
 from insitu.archive.receipts import Receipt
-from insitu.archive.store import Archive, Incoming
+from insitu.archive.incoming import Incoming
+from insitu.archive.store import Archive
 from insitu.audit import trail
 from insitu.errors import Unavailable
 from insitu.projects.permissions import Action, Principal, Resource, authorize
