@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
+from insitu.archive.incoming import Incoming
 from insitu.archive.outcome import Outcome, Stored
 from insitu.archive.receipts import Receipt
-from insitu.archive.incoming import Incoming
 from insitu.archive.store import Archive
 from insitu.errors import InsituError
 

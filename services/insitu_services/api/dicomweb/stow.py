@@ -18,9 +18,9 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from insitu.archive.incoming import Incoming
 from insitu.archive.outcome import Outcome, Stored
 from insitu.archive.receipts import Receipt
-from insitu.archive.incoming import Incoming
 from insitu.archive.store import Archive
 from insitu.audit import trail
 from insitu.errors import Unavailable
