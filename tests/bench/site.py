@@ -1,0 +1,137 @@
+"""PostgreSQL and our own processes as the product runs them, for measurements: everything durable, on loopback.
+
+Not here: what is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import psycopg
+
+from insitu import postgres
+from insitu.database import migrate
+from tests.peers.orthanc import free_port
+
+START_SECONDS = 60.0
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process and all below it that are alive."""
+    root = psutil.Process(pid)
+    total = 0.0
+    for process in (root, *root.children(recursive=True)):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def memory(pid: int) -> int:
+    """Proportional set size of a process and all below it, in bytes."""
+    root = psutil.Process(pid)
+    total = 0
+    for process in (root, *root.children(recursive=True)):
+        try:
+            total += process.memory_full_info().pss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+@contextmanager
+def folder(parent: Path | None) -> Iterator[Path]:
+    """A scratch folder on the disk to measure; PostgreSQL's user can enter it."""
+    with tempfile.TemporaryDirectory(prefix="insitu-bench-", dir=parent) as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running PostgreSQL with our schema."""
+
+    dsn: str
+    pid: int
+
+
+@contextmanager
+def database(home: Path) -> Iterator[Postgres]:
+    """A PostgreSQL with the settings of the product."""
+    data, run, password = home / "database", home / "run", uuid.uuid4().hex
+    postgres.prepare(data, run, home, password)
+    line = postgres.command(data, run, home, fsync="on", synchronous_commit="on", full_page_writes="on")
+    with (home / "postgres.log").open("w") as log:
+        server = subprocess.Popen(line, stdout=log, stderr=log, **postgres.identity())  # type: ignore[call-overload]
+    try:
+        postgres.wait_ready(run, password)
+        admin = f"host={run} user=postgres password={password}"
+        with psycopg.connect(f"{admin} dbname=postgres", autocommit=True) as connection:
+            connection.execute("CREATE DATABASE insitu")
+        dsn = f"{admin} dbname=insitu"
+        migrate(dsn)
+        yield Postgres(dsn, server.pid)
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+
+
+@contextmanager
+def service(name: str, home: Path, dsn: str, **settings: object) -> Iterator[int]:
+    """One of our processes (`receiver`, `api`, `dispatcher`); its process id. Settings as `receiver_processes=4`."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("INSITU_")}
+    environment |= {"INSITU_DATABASE_DSN": dsn, "INSITU_HOME": str(home), "MALLOC_ARENA_MAX": "2"}
+    environment |= {f"INSITU_{key.upper()}": str(value) for key, value in settings.items()}
+    with (home / f"{name}.log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-m", f"insitu_services.{name}"], env=environment, stderr=log)
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@contextmanager
+def receiver(home: Path, dsn: str, *, processes: int = 2, **settings: object) -> Iterator[tuple[int, int]]:
+    """The receiver: its process id and port, when it answers."""
+    port = free_port()
+    with service("receiver", home, dsn, dicom=f"127.0.0.1:{port}", receiver_processes=processes, **settings) as pid:
+        _wait(lambda: socket.create_connection(("127.0.0.1", port), timeout=5).close())
+        yield pid, port
+
+
+@contextmanager
+def api(home: Path, dsn: str, **settings: object) -> Iterator[tuple[int, str]]:
+    """The api: its process id and base URL, when it answers."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with service("api", home, dsn, http=f"127.0.0.1:{port}", **settings) as pid:
+        _wait(lambda: httpx.get(f"{url}/healthz", trust_env=False).raise_for_status())
+        yield pid, url
+
+
+def _wait(attempt: object) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            attempt()  # type: ignore[operator]
+        except (OSError, httpx.HTTPError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+            continue
+        return
