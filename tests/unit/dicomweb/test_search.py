@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from insitu_services.api.dicomweb.query import value_range
+from insitu.archive import search_sql
+from insitu.archive.search import Level, Search, attribute_path, condition, value_range
 
 
 @pytest.fixture
@@ -189,3 +190,16 @@ def test_instances_are_found_before_the_dispatcher_has_made_their_metadata(site,
 )
 def test_bounds_compare_like_stored_values_of_any_precision(vr, value, bounds):
     assert value_range(vr, value) == bounds
+
+
+def test_patients_are_counted_once_with_what_is_visible_of_them(filled, make):
+    filled.project("heart")
+    filled.take(make(1, StudyInstanceUID="1.2.6", SeriesInstanceUID="1.2.6.1"), project="heart")
+    key = condition("PatientName", *attribute_path("PatientName"), "Doe*")
+    with filled.context.database.transaction() as connection:
+        first, second = search_sql.run(connection, Search(Level.PATIENT, (key,)), None)
+        (visible,) = search_sql.run(connection, Search(Level.PATIENT, (key,)), frozenset({"heart"}))
+    counts = ("patient_id", "study_count", "series_count", "instance_count")
+    assert [first[name] for name in counts] == ["P1", 2, 3, 4]
+    assert [second[name] for name in counts] == ["P2", 1, 1, 1]
+    assert [visible[name] for name in counts] == ["P1", 1, 1, 1]

@@ -1,6 +1,6 @@
 """One search result as DICOM JSON: the attributes a level always has, those asked for, and the computed ones.
 
-Pure functions of a row (PS3.18 tables 10.6.3-3 to 10.6.3-5). Not here: which rows (statement).
+Pure functions of a row (PS3.18 tables 10.6.3-3 to 10.6.3-5). Not here: which rows (insitu.archive.search_sql).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 
 from pydicom.datadict import dictionary_VR
 
-from .query import Level, Search, tag_of
-from .statement import INSTANCE_FIELDS
+from insitu.archive.search import Level, Search, tag_of
+from insitu.archive.search_sql import INSTANCE_FIELDS
 
 DicomJson = dict[str, Any]
 

@@ -1,6 +1,7 @@
 """QIDO-RS: searches for studies, series and instances (PS3.18 10.6).
 
-Every answer has the header X-Total-Count: how many results there are on all pages. Not here: reading parameters (query), SQL (statement).
+Every answer has the header X-Total-Count: how many results there are on all pages.
+Not here: reading parameters (query), the SQL (insitu.archive.search_sql), the look of a result (answers).
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from insitu.archive import metadata
+from insitu.archive.search import Level, Search
+from insitu.archive.search_sql import statement
 from insitu.projects.permissions import Action, Principal, visible_projects
 
 from ..access import requires
 from ..context import Context, Ctx
 from .answers import answer
 from .negotiation import json_type
-from .query import Level, Search, parse
+from .query import parse
 from .resource import accept_of, base_url
-from .statement import statement
 
 router = APIRouter(tags=["dicomweb"])
 Reader = Annotated[Principal, Depends(requires(Action.IMAGE_READ))]

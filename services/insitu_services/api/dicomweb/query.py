@@ -1,86 +1,17 @@
-"""Searches: the parameters of a QIDO-RS request (PS3.18 8.3.4, 10.6.1) as values, each refused with a reason where it cannot be meant.
+"""The parameters of a QIDO-RS request (PS3.18 8.3.4, 10.6.1) as a search, each refused with a reason where it cannot be meant.
 
-Pure functions. Not here: the SQL (statement) and the answers (qido).
+Not here: what a search is (insitu.archive.search), its SQL (insitu.archive.search_sql) and the answers (qido).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from insitu.archive.search import MAXIMUM_RESULTS, Condition, Level, Search, attribute_path, condition
+from insitu.errors import Invalid
 
 from .negotiation import BadRequest
-
-MAXIMUM_RESULTS = 10_000  # in one answer; more are had by offset
-
-
-class Level(StrEnum):
-    """What a search answers with."""
-
-    STUDY = "study"
-    SERIES = "series"
-    INSTANCE = "instance"
-
-
-def _tags(*keywords: str) -> frozenset[str]:
-    return frozenset(tag_of(keyword) for keyword in keywords)
-
-
-def tag_of(keyword: str) -> str:
-    """The eight hexadecimal digits of a keyword that DICOM knows."""
-    number = tag_for_keyword(keyword)
-    if number is None:
-        raise LookupError(keyword)
-    return f"{int(number):08X}"
-
-
-# Attributes of lower information entities that a search of a higher level computes instead of reading.
-COMPUTED = _tags(
-    "ModalitiesInStudy", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances", "NumberOfSeriesRelatedInstances",
-    "RetrieveURL", "InstanceAvailability",
-)  # fmt: skip
-MODALITIES_IN_STUDY = tag_of("ModalitiesInStudy")
-
-NUMERIC = frozenset({"IS", "DS", "US", "UL", "SS", "SL", "FL", "FD", "SV", "UV"})
-RANGED = frozenset({"DA", "TM", "DT"})
-UNMATCHABLE = frozenset({"OB", "OW", "OF", "OD", "OL", "OV", "UN", "SQ", "AT"})
-_RANGE_VALUE = {
-    "DA": re.compile(r"\d{8}"),
-    "TM": re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?"),
-    "DT": re.compile(r"\d{4}(\d{2}(\d{2}(\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?)?)?)?"),
-}
-_TIMEZONE = re.compile(r"[+-]\d{4}$")
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One matching key: `path` of tags (more than one leads into sequences), VR of the last, the value as it was asked for."""
-
-    path: tuple[str, ...]
-    vr: str
-    value: str
-
-    def alternatives(self) -> list[str]:
-        """The values of a list of UIDs or modalities (PS3.4 C.2.2.2.2); one value otherwise."""
-        if self.vr == "UI" or self.path == (MODALITIES_IN_STUDY,):
-            return [part.strip() for part in re.split(r"[\\,]", self.value) if part.strip()]
-        return [self.value]
-
-
-@dataclass(frozen=True)
-class Search:
-    """A search: conditions, attributes asked for beside the usual ones, and the page."""
-
-    level: Level
-    conditions: tuple[Condition, ...] = ()
-    fields: frozenset[str] = frozenset()
-    everything: bool = False
-    limit: int = MAXIMUM_RESULTS
-    offset: int = 0
-    fuzzy: bool = False
 
 
 def parse(level: Level, parameters: Iterable[tuple[str, str]]) -> Search:
@@ -97,6 +28,15 @@ def parse(level: Level, parameters: Iterable[tuple[str, str]]) -> Search:
     BadRequest
         A name is neither a parameter nor an attribute, stands twice, or its value cannot be meant.
     """
+    try:
+        return _parse(level, parameters)
+    except BadRequest:
+        raise
+    except Invalid as error:
+        raise BadRequest(error.what, value=error.value, why=error.why, remedy=error.remedy) from error
+
+
+def _parse(level: Level, parameters: Iterable[tuple[str, str]]) -> Search:
     conditions: list[Condition] = []
     fields: set[str] = set()
     everything, fuzzy, limit, offset = False, False, MAXIMUM_RESULTS, 0
@@ -107,7 +47,7 @@ def parse(level: Level, parameters: Iterable[tuple[str, str]]) -> Search:
                 if item == "all":
                     everything = True
                 else:
-                    fields.add(_path(item)[0][0])
+                    fields.add(attribute_path(item)[0][0])
             continue
         if name == "accept":  # negotiation reads it
             continue
@@ -121,11 +61,11 @@ def parse(level: Level, parameters: Iterable[tuple[str, str]]) -> Search:
                 raise BadRequest("fuzzymatching is true or false", value=value)
             fuzzy = value == "true"
         else:
-            path, vr = _path(name)
+            path, vr = attribute_path(name)
             key = path
             fields.add(path[0])
             if value not in ("", '""', "*"):  # empty: universal matching
-                conditions.append(_condition(name, path, vr, value))
+                conditions.append(condition(name, path, vr, value))
         if key in seen:
             raise BadRequest("A parameter stands twice", value=name, remedy="Give each attribute once")
         seen.add(key)
@@ -136,94 +76,3 @@ def _count(name: str, value: str) -> int:
     if not re.fullmatch(r"\d{1,9}", value):
         raise BadRequest(f"{name} is a whole number that is not negative", value=value)
     return int(value)
-
-
-def _path(name: str) -> tuple[tuple[str, ...], str]:
-    """Tags and last VR of `PatientName`, `00100010` or `RequestAttributesSequence.ScheduledProcedureStepID`."""
-    tags: list[str] = []
-    vr = ""
-    for part in name.split("."):
-        if vr not in ("", "SQ"):
-            raise BadRequest("Only a sequence has attributes inside", value=name)
-        if re.fullmatch(r"[0-9A-Fa-f]{8}", part):
-            tags.append(part.upper())
-        else:
-            number = tag_for_keyword(part)
-            if number is None:
-                raise BadRequest(
-                    "This is neither a parameter of a search nor an attribute of DICOM",
-                    value=name,
-                    remedy="Write an attribute as its keyword (PatientID) or tag (00100020)",
-                )
-            tags.append(f"{int(number):08X}")
-        try:
-            vr = dictionary_VR(int(tags[-1], 16)).split(" or ")[0]
-        except KeyError:
-            vr = "LO"  # private, or not in the dictionary: its text is compared
-    return tuple(tags), vr
-
-
-def _condition(name: str, path: tuple[str, ...], vr: str, value: str) -> Condition:
-    if "\x00" in value:
-        raise BadRequest("A value holds a null character", value=name)
-    if path[0] in COMPUTED - {MODALITIES_IN_STUDY}:
-        raise BadRequest("This attribute is computed and cannot be searched by", value=name)
-    if vr in UNMATCHABLE:
-        raise BadRequest(
-            "An attribute of this value representation cannot be searched by", value=name, why=f"it is {vr}"
-        )
-    if vr in NUMERIC:
-        try:
-            number = float(value)
-        except ValueError as error:
-            raise BadRequest(f"{name} is a number", value=value) from error
-        if number != number or number in (float("inf"), float("-inf")):
-            raise BadRequest(f"{name} is a finite number", value=value)
-    if vr in RANGED:
-        value_range(vr, value, name)
-    return Condition(path, vr, value)
-
-
-def value_range(vr: str, value: str, name: str = "") -> tuple[str | None, str | None]:
-    """Bounds of a date, time or date-time, single or range (PS3.4 C.2.2.2.5), as text that compares like the stored values.
-
-    A bound covers what it does not say: until `1030` holds 10:30:59. None: open to that side.
-
-    Raises
-    ------
-    BadRequest
-        The value is neither `A`, `A-`, `-B` nor `A-B` with dates, times or date-times.
-    """
-    parts = (
-        [_bound(vr, part.strip()) for part in value.split("-", 1)] if "-" in value else [_bound(vr, value.strip())] * 2
-    )
-    low, high = parts
-    if any(part and not _RANGE_VALUE[vr].fullmatch(part) for part in (low, high)) or not (low or high):
-        raise BadRequest(
-            f"{name or vr} is not a value or range this attribute can have",
-            value=value[:100],
-            remedy="Write for example "
-            + {"DA": "20240131 or 20240101-20240131", "TM": "0800-1200"}.get(vr, "20240131083000"),
-        )
-    if low and vr == "TM":
-        # 10:00:00 may be stored as "10", "1000" or "100000.0": the shortest sorts first
-        low = re.sub(r"(00){1,2}$", "", low.split(".")[0]) if not low.partition(".")[2].strip("0") else low
-        low = low or "00"
-    return low or None, f"{high}~" if high else None
-
-
-def _bound(vr: str, text: str) -> str:
-    return _TIMEZONE.sub("", text) if vr == "DT" and "+" in text else text
-
-
-def pattern(value: str, *, person_name: bool = False) -> str:
-    """Regular expression (POSIX, for the whole value) of a value with the wild cards `*` and `?` (PS3.4 C.2.2.2.4)."""
-    text = "".join({"*": ".*", "?": "."}.get(character) or re.escape(character) for character in value)
-    if person_name:
-        text = re.sub(r"(\\\^)+$", "", text) + r"[\^ ]*"  # empty trailing components say nothing
-    return f"^{text}$"
-
-
-def wild(value: str) -> bool:
-    """Whether the value has wild cards."""
-    return "*" in value or "?" in value

@@ -1,6 +1,7 @@
 """A search as SQL over study, series, instance and their DICOM JSON; only what the caller may see takes part.
 
-Pure: a Search and the visible projects give the text and its parameters. Not here: reading the request (query), the answers (qido).
+`statement` is pure: a Search and the visible projects give the text and its parameters; `run` carries it out.
+Not here: reading a request and writing an answer (QIDO-RS, C-FIND).
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from insitu.archive.levels import SERIES_LEVEL, STUDY_LEVEL
+from insitu.database import Connection, Row
 
-from .query import MODALITIES_IN_STUDY, NUMERIC, RANGED, Condition, Level, Search, pattern, tag_of, value_range, wild
+from .levels import SERIES_LEVEL, STUDY_LEVEL
+from .search import MODALITIES_IN_STUDY, NUMERIC, RANGED, Condition, Level, Search, pattern, tag_of, value_range, wild
 
 # Attributes with a column of their own: column, and whether it is a number.
 _COLUMNS = {
@@ -31,7 +33,7 @@ _SERIES = frozenset(f"{tag:08X}" for tag in SERIES_LEVEL)
 
 
 def level_of(tag: str) -> Level:
-    """The level that holds an attribute: study (with patient), series, and instance for everything else."""
+    """The level that holds an attribute: study (which has those of the patient too), series, and instance for everything else."""
     if tag in _STUDY:
         return Level.STUDY
     return Level.SERIES if tag in _SERIES else Level.INSTANCE
@@ -122,15 +124,19 @@ def statement(
     Returns
     -------
     Statement
-        Rows come in a stable order: the study that came last first, within it by series and instance number.
+        Rows come in a stable order: patients by their ID; the study that came last first, within it by series and instance number.
     """
     builder = _Builder(search, projects)
-    at_study, at_series, at_instance = (builder.conditions(level) for level in Level)
+    at_study, at_series, at_instance = (
+        builder.conditions(level) for level in (Level.STUDY, Level.SERIES, Level.INSTANCE)
+    )
     if study is not None:
         at_study.append(f"st.study_instance_uid = {builder.bind(study)}")
     if series is not None:
         at_series.append(f"s.series_instance_uid = {builder.bind(series)}")
-    build = {Level.STUDY: _studies, Level.SERIES: _series, Level.INSTANCE: _instances}[search.level]
+    build = {Level.PATIENT: _patients, Level.STUDY: _studies, Level.SERIES: _series, Level.INSTANCE: _instances}[
+        search.level
+    ]
     page, count = build(builder, at_study, [builder.visible, *at_series], at_instance)
     return Statement(page, count, builder.parameters)
 
@@ -142,6 +148,21 @@ def _instance_exists(conditions: list[str]) -> list[str]:
     if not conditions:
         return []
     return [f"EXISTS (SELECT 1 FROM {_INSTANCE_TABLES} WHERE i.series = s.id AND {' AND '.join(conditions)})"]
+
+
+def _patients(builder: _Builder, study: list[str], series: list[str], instance: list[str]) -> tuple[str, str]:
+    below = " AND ".join(["s.study = st.id", *series, *_instance_exists(instance)])
+    source = f"FROM study st WHERE {' AND '.join([f'EXISTS (SELECT 1 FROM series s WHERE {below})', *study])}"
+    page = f"""
+        SELECT p.*, c.* FROM (
+            SELECT DISTINCT ON (st.patient_id) st.patient_id, st.attributes AS study_attributes {source}
+            ORDER BY st.patient_id, st.id DESC LIMIT %(limit)s OFFSET %(offset)s
+        ) p CROSS JOIN LATERAL (
+            SELECT count(DISTINCT s.study) AS study_count, count(*) AS series_count,
+                   coalesce(sum((SELECT count(*) FROM instance i WHERE i.series = s.id)), 0)::bigint AS instance_count
+            FROM study x JOIN series s ON s.study = x.id WHERE x.patient_id = p.patient_id AND {builder.visible}
+        ) c ORDER BY p.patient_id"""
+    return page, f"SELECT count(DISTINCT st.patient_id) AS total {source}"
 
 
 def _studies(builder: _Builder, study: list[str], series: list[str], instance: list[str]) -> tuple[str, str]:
@@ -192,3 +213,28 @@ def _instances(builder: _Builder, study: list[str], series: list[str], instance:
 
 # What an instance's answer has beside the columns, asked for or not (PS3.18 table 10.6.3-5).
 INSTANCE_FIELDS = frozenset({tag_of("BitsAllocated"), tag_of("TimezoneOffsetFromUTC")})
+
+
+def run(
+    connection: Connection,
+    search: Search,
+    projects: frozenset[str] | None,
+    *,
+    study: str | None = None,
+    series: str | None = None,
+) -> list[Row]:
+    """The rows of a search's page; see `statement`.
+
+    Returns
+    -------
+    list of dict
+        PATIENT: `patient_id`, `study_attributes` (DICOM JSON of the newest study that fits), `study_count`, `series_count`,
+        `instance_count` of what is visible. STUDY: `study_instance_uid`, `study_attributes`, `modalities`, `series_count`,
+        `instance_count`. SERIES: those of the study, `series_instance_uid`, `modality`, `series_attributes`, `instance_count`.
+        INSTANCE: those of study and series, the columns of instance, and `body`: its DICOM JSON as far as it is asked for,
+        None where the dispatcher has not made it yet (insitu.archive.metadata.instance_metadata does).
+    """
+    if not search.limit:
+        return []
+    sql = statement(search, projects, study=study, series=series)
+    return connection.execute(sql.page, sql.parameters).fetchall()
