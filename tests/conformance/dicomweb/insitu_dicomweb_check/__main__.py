@@ -1,0 +1,7 @@
+"""`python -m insitu_dicomweb_check`."""
+
+import sys
+
+from .command import main
+
+sys.exit(main())
