@@ -11,7 +11,7 @@ PYTHON ?= python3
 UV = $(shell command -v uv || echo build/uv/bin/uv)
 BIN = .venv/bin
 
-.PHONY: help setup setup-tests viewer demo up test lint types unit system bench locks clean requirements-of-this-machine
+.PHONY: help setup setup-tests viewer demo up test lint types unit system conformance bench locks clean requirements-of-this-machine
 
 help: ## Show the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -73,13 +73,16 @@ lint: .venv/.dev ## Check style, types, the direction of imports and the scripts
 	@if command -v shellcheck > /dev/null; then shellcheck tests/*.sh .ci/run; else echo "shellcheck is not installed: scripts are not checked"; fi
 
 unit: setup-tests ## Tests without the whole platform
-	$(BIN)/pytest tests/unit tests/contract
+	$(BIN)/pytest tests/unit tests/contract tests/conformance
 
 system: setup-tests ## Tests of the whole platform with a real Airflow
 	$(BIN)/pytest tests/system tests/web
 
 test: setup-tests lint ## All tests
 	$(BIN)/pytest tests
+
+conformance: setup-tests ## Run the DICOMweb suite against ours and Orthanc, write docs/conformance-dicomweb.md
+	$(BIN)/python -m tests.conformance
 
 bench: setup-tests ## Measure, beside peers where there are some
 	$(BIN)/python -m tests.bench

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that judge our results (DCMTK, dicom3tools, a browser, bubblewrap, a head CT), where it may.
+# Installs the Debian packages that judge our results (DCMTK, dicom3tools, Orthanc, a browser, bubblewrap, a head CT), where it may.
 # usage: install_programs.sh [--demo]   --demo: only what the demo uses
 set -euo pipefail
 
-packages=(dcmtk dicom3tools bubblewrap invesalius-examples chromium fonts-dejavu-core shellcheck)
+packages=(dcmtk dicom3tools orthanc orthanc-dicomweb gcc libc6-dev curl bubblewrap invesalius-examples chromium fonts-dejavu-core shellcheck)
 [ "${1:-}" = --demo ] && packages=(bubblewrap invesalius-examples dicom3tools)
 
 missing=()
@@ -24,3 +24,8 @@ if ! { apt-get update && apt-get install --yes --no-install-recommends "${missin
   echo "These packages could not be installed: ${missing[*]}. What needs them is skipped and says so." >&2
 fi
 rm -f "$log"
+
+# Only its program is wanted: on some machines the package starts a server of its own, which would listen on every address.
+if [[ " ${missing[*]} " == *" orthanc "* ]]; then
+  if [ -d /run/systemd/system ]; then systemctl disable --now orthanc || true; else service orthanc stop || true; fi
+fi > /dev/null 2>&1

@@ -130,6 +130,7 @@ def _carry_out(check: Check, visit: Visit) -> Outcome:
         result, came = broken, f"no answer: {_words(error)}"
     except Exception as error:  # noqa: BLE001 - an answer of an unforeseen shape is the server's mistake, not the end of the run
         result, came = broken, f"an answer that cannot be read ({type(error).__name__}: {str(error)[:100]})"
+    came = came.encode("utf-8", "replace").decode()  # an answer may hold half a surrogate pair
     return Outcome(check, result, came, list(visit.server.exchanges), time.monotonic() - started)
 
 

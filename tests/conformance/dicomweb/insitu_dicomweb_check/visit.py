@@ -111,11 +111,19 @@ class Visit:
             time.sleep(0.25)
 
     def _indexed(self, study: str) -> bool:
+        """Whether a search finds all of a study; also where the answer is no list, as waiting will not make it one."""
         response = self.server.get(f"/studies/{study}/instances")
-        try:
-            return response.status_code == 200 and len(response.json()) == len(self.samples.of_study(study))
-        except (ValueError, TypeError):
+        if response.status_code == 204:
             return False
+        try:
+            found = response.json()
+        except ValueError:
+            return True
+        return (
+            response.status_code != 200
+            or not isinstance(found, list)
+            or len(found) == len(self.samples.of_study(study))
+        )
 
     def deposit(self, name: str) -> Deposit:
         """The request `one`, `study` or `many` of the preparation.

@@ -83,7 +83,7 @@ def length(visit: Visit) -> str:
     return str(headers.get("content-length") or headers.get("transfer-encoding") or headers.get("content-encoding"))
 
 
-@check("http.date", SHOULD, "RFC 9110 6.6.1", "Answers have a Date")
+@check("http.date", SHOULD, "RFC 9110 6.6.1", "Answers have a Date header")
 def date(visit: Visit) -> str:
     came = visit.server.get("/studies", query=[("limit", "1")]).headers.get("date", "no Date header")
     demand(came.endswith("GMT"), came)

@@ -98,7 +98,7 @@ def baseline(visit: Visit) -> str:
 def png(visit: Visit) -> str:
     _offered(visit)
     response = _ct(visit, PNG)
-    if response.status_code == 406:
+    if response.status_code in (400, 406):
         raise NotOffered(said(response))
     came = picture(response, PNG)
     demand(came.bits <= 8, f"{came.bits} bits")
@@ -109,7 +109,7 @@ def png(visit: Visit) -> str:
 def gif(visit: Visit) -> str:
     _offered(visit)
     response = _ct(visit, GIF)
-    if response.status_code == 406:
+    if response.status_code in (400, 406):
         raise NotOffered(said(response))
     picture(response, GIF)
     return said(response)
