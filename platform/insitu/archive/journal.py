@@ -7,6 +7,7 @@ back; the one written when it is tried again replaces it. Not here: the audit tr
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,20 +17,27 @@ from .receipts import ordered_uuid
 PREFIX = "journal/"
 
 
-def append(blobs: BlobStore, event: str, **content: Any) -> None:
+def key(identifier: uuid.UUID) -> str:
+    """Key of an entry that was given an `ordered_uuid` beforehand."""
+    return f"{PREFIX}{identifier}.json"
+
+
+def append(blobs: BlobStore, event: str, *, identifier: uuid.UUID | None = None, **content: Any) -> None:
     """Write one entry durably.
 
     Parameters
     ----------
     blobs : BlobStore
     event : str
-        `link`, `unlink`, `revision`, `quarantine`, `conflict` or `deletion`.
+        `link`, `unlink`, `revision`, `quarantine`, `conflict`, `deletion`, `hold` or `release`.
     content : Any
         What is needed to do it again; JSON.
+    identifier : UUID, optional
+        An `ordered_uuid` that the entry is to be found by.
     """
     entry = {"version": 1, "event": event, **content}
     # Ordered by time, so that a listing by key is a replay.
-    blobs.put(f"{PREFIX}{ordered_uuid()}.json", json.dumps(entry, separators=(",", ":")).encode())
+    blobs.put(key(identifier or ordered_uuid()), json.dumps(entry, separators=(",", ":")).encode())
 
 
 def entries(blobs: BlobStore) -> Iterator[dict[str, Any]]:

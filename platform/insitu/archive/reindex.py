@@ -6,7 +6,6 @@ what refers to them (datasets, decisions) stays. Not here: comparing digests of 
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,14 +18,10 @@ from insitu.database import Connection, Database, Row
 from insitu.errors import Invalid
 from insitu.settings import Settings
 
-from . import index, journal, rows
+from . import deletion, derivation, index, journal, rows
 from .blobs import BlobStore
-from .examine import Examination, Identity, Unfit
 from .receipts import Receipt, time_of
 
-logger = logging.getLogger(__name__)
-
-READ_STEP = 1 << 20
 Progress = Callable[[int], None]
 
 
@@ -137,7 +132,7 @@ class _Rebuild:
 
     def _read_object(self, key: str) -> None:
         self._report.objects += 1
-        examined = examine(self._blobs, key)
+        examined = derivation.examined(self._blobs, key)
         parts = key.split("/")
         try:
             receipt_id, object_id = str(uuid.UUID(parts[1])), uuid.UUID(parts[-1].removesuffix(".dcm"))
@@ -229,7 +224,14 @@ class _Rebuild:
                         "DELETE FROM series_project WHERE series = %s AND project = %s",
                         (series["id"], entry["project"]),
                     )
-        elif event in ("quarantine", "conflict") and self._blobs.exists(entry["key"]):
+        elif event == "deletion":
+            # Where its row is here already it may be under way, and is finished by whoever has it.
+            deletion.insert(connection, entry, None)
+        elif (
+            event in ("quarantine", "conflict")
+            and entry["key"] not in self._deleted
+            and self._blobs.exists(entry["key"])
+        ):
             at = datetime.fromisoformat(entry["at"])
             if entry["receipt"] not in self._receipts:
                 rows.insert_receipt(connection, _unknown_receipt(entry["receipt"], at))
@@ -286,22 +288,6 @@ class _Rebuild:
                             max((item["received_at"] for item in content), default=None), row["id"],
                         ),
                     )  # fmt: skip
-
-
-def examine(blobs: BlobStore, key: str) -> tuple[Identity, bytes, int, int] | None:
-    """Identity, digest, size in bytes and offset of the data set of a stored object; None where it is not archivable."""
-    examination = Examination()
-    size = 0
-    with blobs.open(key) as stream:
-        while chunk := stream.read(READ_STEP):
-            size += len(chunk)
-            examination.feed(chunk)
-    try:
-        identity = examination.finish(lambda: blobs.open(key))
-    except Unfit as error:
-        logger.warning("%s is not an object of the archive: %s", key, error)
-        return None
-    return identity, examination.digest, size, examination.dataset_offset
 
 
 def _agrees(known: Row, row: rows.InstanceRow) -> bool:

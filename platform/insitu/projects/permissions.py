@@ -27,6 +27,7 @@ class Action(StrEnum):
     # in a project
     IMAGE_READ = "image:read"
     IMAGE_STORE = "image:store"
+    IMAGE_DELETE = "image:delete"
     RUN_READ = "run:read"
     RUN_START = "run:start"
     RUN_CANCEL = "run:cancel"
@@ -56,7 +57,7 @@ class Action(StrEnum):
 _READER = {Action.IMAGE_READ, Action.RUN_READ, Action.DATASET_READ, Action.PROJECT_READ}
 _REVIEWER = _READER | {Action.RESULT_REVIEW}
 _RESEARCHER = _REVIEWER | {Action.IMAGE_STORE, Action.RUN_START, Action.RUN_CANCEL, Action.DATASET_CHANGE}
-_LEAD = _RESEARCHER | {Action.PROJECT_MEMBERS}
+_LEAD = _RESEARCHER | {Action.PROJECT_MEMBERS, Action.IMAGE_DELETE}
 IN_PROJECT: dict[Role, frozenset[Action]] = {
     Role.READER: frozenset(_READER),
     Role.REVIEWER: frozenset(_REVIEWER),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -40,6 +41,21 @@ def archive(database: Database, blobs: FileBlobStore, settings: Settings) -> Ite
 @pytest.fixture
 def receipt(archive: Archive) -> Receipt:
     return archive.open_receipt(channel="dimse", calling_ae="MODALITY", called_ae="INSITU", peer="127.0.0.1")
+
+
+@pytest.fixture
+def empty_database(postgres_server: tuple[Path, str]) -> Iterator[Database]:
+    """A second fresh database, as after the loss of the first."""
+    socket, password = postgres_server
+    admin = f"host={socket} user=postgres password={password}"
+    name = f"t{generate_uid()[-20:].replace('.', '_')}"
+    with psycopg.connect(f"{admin} dbname=postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_insitu")
+    pool = Database(f"{admin} dbname={name}")
+    yield pool
+    pool.close()
+    with psycopg.connect(f"{admin} dbname=postgres", autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def dataset(**values: Any) -> Dataset:

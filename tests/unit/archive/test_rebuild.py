@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import psycopg
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRBigEndian, generate_uid
+from pydicom.uid import ExplicitVRBigEndian
 
-from insitu.archive import completeness, links
+from insitu.archive import links
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.reindex import reindex
 from insitu.archive.scrub import scrub
@@ -20,54 +19,11 @@ from insitu.database import Database
 from insitu.errors import Invalid
 from insitu.settings import Settings
 
+from .index_dump import complete, dump
+
 Make = Callable[..., Dataset]
 Encode = Callable[..., bytes]
 Store = Callable[..., Stored]
-
-# Everything but the keys of rows, which differ, and what a later step makes.
-DUMP = {
-    "receipt": "SELECT * FROM receipt ORDER BY id",
-    "study": "SELECT study_instance_uid, patient_id, attributes, created_at FROM study ORDER BY 1",
-    "series": "SELECT s.series_instance_uid, t.study_instance_uid, s.modality, s.attributes, s.created_at, s.state, s.revision,"
-    " s.last_received_at, s.execution FROM series s JOIN study t ON t.id = s.study ORDER BY 1",
-    "instance": "SELECT i.sop_instance_uid, s.series_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, i.digest, i.blob_key,"
-    " i.size, i.dataset_offset, i.receipt, i.received_at, i.instance_number, i.image_rows, i.image_columns,"
-    " i.number_of_frames FROM instance i JOIN series s ON s.id = i.series ORDER BY 1",
-    "series_project": "SELECT s.series_instance_uid, p.project, p.added_at, p.added_by"
-    " FROM series_project p JOIN series s ON s.id = p.series ORDER BY 1, 2",
-    "series_revision": "SELECT s.series_instance_uid, r.revision, r.completed_at, r.instances, r.bytes, r.content_digest"
-    " FROM series_revision r JOIN series s ON s.id = r.series ORDER BY 1, 2",
-    "series_source": "SELECT s.series_instance_uid, x.receipt FROM series_source x JOIN series s ON s.id = x.series ORDER BY 1, 2",
-    "conflict": "SELECT sop_instance_uid, digest, transfer_syntax_uid, blob_key, receipt, at FROM conflict ORDER BY 1",
-    "quarantine": "SELECT reason, blob_key, size, receipt, at FROM quarantine ORDER BY 2",
-}
-
-
-def dump(database: Database) -> dict[str, list[dict[str, object]]]:
-    with database.transaction() as connection:
-        return {name: connection.execute(statement).fetchall() for name, statement in DUMP.items()}
-
-
-def complete(database: Database, settings: Settings) -> None:
-    with database.transaction() as connection:
-        while completeness.absorb(connection, settings):
-            pass
-        completeness.complete_due(connection, settings)
-
-
-@pytest.fixture
-def empty_database(postgres_server: tuple[Path, str]) -> Iterator[Database]:
-    """A second fresh database, as after the loss of the first."""
-    socket, password = postgres_server
-    admin = f"host={socket} user=postgres password={password}"
-    name = f"t{generate_uid()[-20:].replace('.', '_')}"
-    with psycopg.connect(f"{admin} dbname=postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_insitu")
-    pool = Database(f"{admin} dbname={name}")
-    yield pool
-    pool.close()
-    with psycopg.connect(f"{admin} dbname=postgres", autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -164,6 +164,23 @@ CREATE TABLE instance_metadata (                         -- full DICOM JSON with
     body      jsonb NOT NULL
 );
 
+CREATE TABLE instance_sender (                           -- who else sent the very same object, by calling AE title; he may
+    instance    bigint NOT NULL REFERENCES instance ON DELETE CASCADE,   -- ask for storage commitment of it too
+    calling_ae  text NOT NULL,
+    PRIMARY KEY (instance, calling_ae)
+);
+
+CREATE TABLE commitment_report (                         -- results of storage commitment that a node has yet to be told
+    id               uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    node             text NOT NULL,                      -- name
+    transaction_uid  text NOT NULL,
+    result           jsonb NOT NULL,                     -- {committed: [[class, instance]], failed: [[class, instance, reason]]}
+    attempts         integer NOT NULL DEFAULT 0,
+    next_attempt     timestamptz NOT NULL,
+    created_at       timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX commitment_report_due ON commitment_report (next_attempt);
+
 CREATE TABLE series_event (                              -- the outbox: "series dirty", appended in the store transaction
     id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     series   bigint NOT NULL,
@@ -204,6 +221,31 @@ CREATE TABLE quarantine (                                -- what could not be ar
     size      bigint NOT NULL,
     receipt   uuid NOT NULL REFERENCES receipt,
     at        timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE deletion (                                  -- what a person or a rule deleted; a rebuild leaves these objects out
+    id                   uuid PRIMARY KEY,               -- names its entry in the journal
+    at                   timestamptz NOT NULL,
+    actor                text NOT NULL,
+    reason               text NOT NULL,
+    rule                 text,                           -- of the retention, where it asked for it
+    study_instance_uid   text NOT NULL,                  -- what was asked for: a study, a series of it, or an instance
+    series_instance_uid  text,
+    sop_instance_uid     text,
+    studies              integer NOT NULL,               -- what went
+    series               integer NOT NULL,
+    instances            integer NOT NULL,
+    bytes                bigint NOT NULL,
+    keys                 text[]                          -- blobs that are to go; NULL once all is done
+);
+CREATE INDEX deletion_open ON deletion (at) WHERE keys IS NOT NULL;
+CREATE INDEX deletion_study ON deletion (study_instance_uid);
+
+CREATE TABLE hold (                                      -- a study that nobody may delete, nor any rule
+    study_instance_uid  text PRIMARY KEY,
+    reason              text NOT NULL,
+    placed_by           text NOT NULL,
+    placed_at           timestamptz NOT NULL
 );
 
 -- routing --------------------------------------------------------------------------
