@@ -199,13 +199,8 @@ def _ct(study: Dataset, series: str, number: int) -> Sample:
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "24725-4", "LN", "Head CT"
     request.ScheduledProtocolCodeSequence = Sequence([code])
     dataset.RequestAttributesSequence = Sequence([request])
-    dataset.ReferencedImageSequence = Sequence([])
-    empty = Dataset()
-    dataset.SourceImageSequence = Sequence([_reference(dataset), empty])
-    dataset.SliceThickness, dataset.KVP, dataset.PixelSpacing = "1.25", "120", ["0.5", "0.5"]
-    dataset.FrameOfReferenceUID = str(study.StudyInstanceUID) + "0"
-    dataset.ImagePositionPatient = ["0", "0", str(number)]
-    dataset.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+    _patient_frame(dataset, number)
+    dataset.KVP, dataset.AcquisitionNumber = "120", "1"
     _pixels(dataset, 16)
     dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = "-1024", "1", "HU"
     dataset.WindowCenter, dataset.WindowWidth = ["155", "50"], ["310", "100"]
@@ -215,13 +210,22 @@ def _ct(study: Dataset, series: str, number: int) -> Sample:
         (0x05, "SS", -7), (0x06, "UL", 4_000_000_000), (0x07, "AT", [Tag(0x00100020), Tag(0x7FE00010)]),
         (0x08, "OB", bytes(range(16))), (0x09, "OW", struct.pack("<4H", 1, 2, 3, 40000)), (0x0A, "UT", "long text " * 20),
         (0x0B, "UR", "urn:oid:2.25.1"), (0x0C, "DT", "20240115101500.000000+0100"), (0x0D, "AS", "054Y"),
-        (0x10, "OB", BULK), (0x11, "UN", b"unknown!"),
+        (0x10, "OB", BULK), (0x11, "UN", b"unknown!"), (0x20, "SQ", Sequence([])),
+        (0x21, "SQ", Sequence([_reference(dataset), Dataset()])),
     ):  # fmt: skip
         block.add_new(element, vr, value)
     pixels = gradient()
     dataset.PixelData = pixels
     dataset["PixelData"].VR = "OW"
     return _sample(dataset, [pixels])
+
+
+def _patient_frame(dataset: Dataset, number: int) -> None:
+    dataset.Laterality, dataset.PatientPosition, dataset.PositionReferenceIndicator = "", "HFS", ""
+    dataset.FrameOfReferenceUID = f"{dataset.StudyInstanceUID}.1"
+    dataset.ImagePositionPatient = ["0", "0", str(number)]
+    dataset.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+    dataset.PixelSpacing, dataset.SliceThickness = ["0.5", "0.5"], "1.25"
 
 
 def _reference(dataset: Dataset) -> Dataset:
@@ -232,8 +236,15 @@ def _reference(dataset: Dataset) -> Dataset:
 
 def _rle(study: Dataset, series: str) -> Sample:
     dataset = _copy(study, MRImageStorage, "MR", series, 2, 1)
-    dataset.ImageType = ["ORIGINAL", "PRIMARY"]
-    dataset.ScanningSequence, dataset.SequenceVariant = "SE", "NONE"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
+    _patient_frame(dataset, 1)
+    dataset.ScanningSequence, dataset.SequenceVariant, dataset.ScanOptions = "SE", "NONE", ""
+    dataset.MRAcquisitionType, dataset.RepetitionTime, dataset.EchoTime, dataset.EchoTrainLength = (
+        "2D",
+        "500",
+        "15",
+        "1",
+    )
     _pixels(dataset, 16)
     pixels = gradient(5)
     dataset.PixelData = encapsulate([rle_frame([pixels[1::2], pixels[0::2]])])
@@ -245,7 +256,9 @@ def _rle(study: Dataset, series: str) -> Sample:
 def _multiframe(study: Dataset) -> Sample:
     frames = [bytes((8 * column + 3 * frame) % 256 for column in range(COLUMNS)) * ROWS for frame in range(5)]
     dataset = _copy(study, MultiFrameGrayscaleByteSecondaryCaptureImageStorage, "OT", new_uid(), 1, 1)
-    dataset.ConversionType, dataset.BurnedInAnnotation = "SYN", "NO"
+    dataset.ConversionType, dataset.BurnedInAnnotation, dataset.Laterality = "SYN", "NO", ""
+    dataset.PatientOrientation, dataset.PresentationLUTShape = "", "IDENTITY"
+    dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = "0", "1", "US"
     dataset.NumberOfFrames, dataset.FrameIncrementPointer = len(frames), Tag(0x00181063)
     dataset.FrameTime = "40"
     _pixels(dataset, 8)
@@ -256,6 +269,10 @@ def _multiframe(study: Dataset) -> Sample:
 
 def _report(study: Dataset) -> Sample:
     dataset = _copy(study, BasicTextSRStorage, "SR", new_uid(), 1, 1)
+    dataset.ReferencedPerformedProcedureStepSequence, dataset.PerformedProcedureCodeSequence = (
+        Sequence([]),
+        Sequence([]),
+    )
     dataset.CompletionFlag, dataset.VerificationFlag = "COMPLETE", "UNVERIFIED"
     dataset.ValueType, dataset.ContinuityOfContent = "CONTAINER", "SEPARATE"
     dataset.ConceptNameCodeSequence = Sequence([_code("11528-7", "LN", "Radiology Report")])
@@ -276,6 +293,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 def _document(study: Dataset) -> Sample:
     dataset = _copy(study, EncapsulatedPDFStorage, "DOC", new_uid(), 1, 1)
     dataset.DocumentTitle, dataset.BurnedInAnnotation, dataset.ConversionType = "Conformance", "NO", "SYN"
+    dataset.AcquisitionDateTime, dataset.ConceptNameCodeSequence = "", Sequence([])
     dataset.MIMETypeOfEncapsulatedDocument = "application/pdf"
     dataset.EncapsulatedDocument = PDF + b"\n" * (len(PDF) % 2)
     dataset.EncapsulatedDocumentLength = len(PDF)

@@ -141,14 +141,14 @@ def null(visit: Visit) -> str:
 
 @check("metadata.empty-item", MUST, "F.2.5", "An empty item of a sequence is an empty object", own=True)
 def empty_item(visit: Visit) -> str:
-    came = _ct(visit, "00082112").get("Value")
+    came = _ct(visit, "00991021").get("Value")
     demand(isinstance(came, list) and len(came) == 2 and came[1] == {}, f"{came}")
     return "it is"
 
 
 @check("metadata.empty-sequence", MUST, "F.2.5", "A sequence without items is there, without a value", own=True)
 def empty_sequence(visit: Visit) -> str:
-    came = _ct(visit, "00081140")
+    came = _ct(visit, "00991020")
     demand(set(came) == {"vr"}, f"{came}")
     return "it is"
 
