@@ -52,7 +52,11 @@ class Settings(BaseModel):
     accept_unknown_sop_classes: bool = Field(False, description="Accept storage SOP classes pydicom does not know.")
     receiver_processes: int = Field(2, ge=1, le=64, description="Receiver processes that share the DICOM port.")
     maximum_pdu: int = Field(1_048_576, ge=4096, description="Largest PDU the receiver asks for, in bytes.")
+    association_timeout: float = Field(
+        30.0, gt=0, description="Seconds within which a peer must have sent its whole association request."
+    )
     idle_timeout: float = Field(60.0, gt=0, description="Seconds without data after which an association is ended.")
+    peer_timeout: float = Field(60.0, gt=0, description="Seconds a node may take to answer us before we give it up.")
     quiet_time: float = Field(
         5.0, ge=0, description="Seconds without a new object after which a series counts as complete."
     )

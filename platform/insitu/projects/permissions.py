@@ -28,6 +28,8 @@ class Action(StrEnum):
     IMAGE_READ = "image:read"
     IMAGE_STORE = "image:store"
     IMAGE_DELETE = "image:delete"
+    IMAGE_EXPORT = "image:export"  # send to another node
+    IMAGE_RETRIEVE = "image:retrieve"  # search another node and fetch from it
     RUN_READ = "run:read"
     RUN_START = "run:start"
     RUN_CANCEL = "run:cancel"
@@ -44,6 +46,7 @@ class Action(StrEnum):
     ALGORITHM_READ = "algorithm:read"
     ALGORITHM_INSTALL = "algorithm:install"
     ARCHIVE_MANAGE = "archive:manage"
+    NODE_MANAGE = "node:manage"
     AUDIT_READ = "audit:read"
     PLATFORM_STATUS = "platform:status"
     # of oneself
@@ -56,14 +59,19 @@ class Action(StrEnum):
 
 _READER = {Action.IMAGE_READ, Action.RUN_READ, Action.DATASET_READ, Action.PROJECT_READ}
 _REVIEWER = _READER | {Action.RESULT_REVIEW}
-_RESEARCHER = _REVIEWER | {Action.IMAGE_STORE, Action.RUN_START, Action.RUN_CANCEL, Action.DATASET_CHANGE}
-_LEAD = _RESEARCHER | {Action.PROJECT_MEMBERS, Action.IMAGE_DELETE}
+_RESEARCHER = _REVIEWER | {
+    Action.IMAGE_STORE, Action.IMAGE_EXPORT, Action.RUN_START, Action.RUN_CANCEL, Action.DATASET_CHANGE,
+}  # fmt: skip
+# Who searches a hospital's PACS sees every patient of the house, so that is for the lead.
+_LEAD = _RESEARCHER | {Action.PROJECT_MEMBERS, Action.IMAGE_DELETE, Action.IMAGE_RETRIEVE}
 IN_PROJECT: dict[Role, frozenset[Action]] = {
     Role.READER: frozenset(_READER),
     Role.REVIEWER: frozenset(_REVIEWER),
     Role.RESEARCHER: frozenset(_RESEARCHER),
     Role.LEAD: frozenset(_LEAD),
 }
+# Another DICOM system that queries and retrieves, in its own projects.
+NODE = frozenset({Action.IMAGE_READ})
 # Everyone with an account; these tell nothing of any project.
 EVERYONE = frozenset({Action.SELF, Action.ALGORITHM_READ})
 # The site admin runs the house. Also in no project, he reads images: he can open the files anyway, so it is audited instead.
@@ -71,12 +79,12 @@ SITE_ADMIN = frozenset(Action) - {Action.GATEWAY_FETCH, Action.GATEWAY_PUBLISH, 
 
 
 class Principal(BaseModel):
-    """Somebody or something that asks: a person, a token of a person, a step of an execution, the workflow engine."""
+    """Somebody or something that asks: a person, a token of a person, a step of an execution, the workflow engine, a node."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str  # as it stands in the audit trail
-    kind: str  # "account", "step", "engine", "system"
+    kind: str  # "account", "step", "engine", "node", "system"
     account_id: str | None = None
     site_admin: bool = False
     memberships: dict[str, Role] = {}
@@ -113,6 +121,8 @@ def allowed(principal: Principal, action: Action, resource: Resource) -> bool:
         return False
     if action in principal.grants:
         return True
+    if principal.kind == "node":
+        return action in NODE and not (resource.projects or frozenset()).isdisjoint(principal.memberships)
     if principal.kind != "account":
         return False
     if principal.site_admin and action in SITE_ADMIN:
@@ -146,4 +156,6 @@ def visible_projects(principal: Principal, action: Action) -> frozenset[str] | N
     """The projects in which `principal` may do `action`; None means all (also series that no project holds)."""
     if principal.kind == "system" or (principal.site_admin and action in SITE_ADMIN):
         return None
+    if principal.kind == "node" and action not in NODE:
+        return frozenset()
     return frozenset(project for project, role in principal.memberships.items() if action in IN_PROJECT[role])

@@ -18,6 +18,7 @@ from . import (
     gateway,
     health,
     login,
+    nodes,
     problems,
     projects,
     protection,
@@ -50,6 +51,7 @@ def create_app(context: Context) -> FastAPI:
     app.add_middleware(Observation, registry=app.state.metrics)
     for module in (
         health, login, accounts, projects, audit, series, runs, rules, engine, viewer, algorithms, gateway, quarantine,
+        nodes,
     ):  # fmt: skip
         app.include_router(module.router)
     app.include_router(dicomweb)

@@ -18,6 +18,8 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from insitu.archive import quarantine
 from insitu.identity import tokens
 from insitu.identity.sessions import COOKIE, open_session
+from insitu.nodes import registry
+from insitu.nodes.registry import Node
 from insitu.projects.permissions import Action
 from insitu.runs.preparation import step_token
 from insitu.settings import Settings
@@ -58,6 +60,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/v1/rules/test"): {"series": "{series}"},
     ("POST", "/api/v1/rules/replay"): {},
     ("POST", "/api/v1/runs"): {"again": "{execution}"},
+    ("PUT", "/api/v1/nodes/{node}"): {"ae_title": "MALLORY"},
     ("POST", "/engine/v1/executions/{execution}/stage"): {"stage": "running"},
     ("POST", "/engine/v1/executions/{execution}/conclude"): {"outcome": {"state": "cancelled"}},
     ("POST", "/gateway/v1/executions/{execution}/stage"): {"stage": "stored"},
@@ -66,7 +69,7 @@ BODIES: dict[tuple[str, str], Any] = {
 SECRETS = ("Geheim", "SECRET-4711")
 UNCHANGED = (
     "account", "membership", "project", "series_project", "series", "instance", "run", "execution", "execution_event",
-    "execution_result", "rule_set", "algorithm", "quarantine", "conflict",
+    "execution_result", "rule_set", "algorithm", "quarantine", "conflict", "node",
 )  # fmt: skip
 
 
@@ -112,6 +115,7 @@ def visit(furnished: Any, new_file: Callable[..., bytes]) -> Callable[..., httpx
     with furnished.context.database.transaction() as connection:
         token_id = tokens.of_account(connection, "alpha-lead")[0]["id"]
         (kept,) = quarantine.listed(connection)
+        registry.save(connection, Node(name="pacs", ae_title="PACS"))
     values = {
         **furnished.uids,
         "series_instance_uid": furnished.uids["series"],
@@ -126,6 +130,7 @@ def visit(furnished: Any, new_file: Callable[..., bytes]) -> Callable[..., httpx
         "version": "1",
         "path": "index.html",
         "name": "tissue",
+        "node": "pacs",
         "algorithm": "tissue",
         "digest": "sha256:" + "a" * 64,
     }
@@ -284,7 +289,7 @@ def test_those_who_may_see_are_refused_so_the_walk_proves_nothing(
             continue
         of_the_site = door.action in (
             Action.ACCOUNT_MANAGE, Action.AUDIT_READ, Action.RULE_READ, Action.PLATFORM_STATUS, Action.ARCHIVE_MANAGE,
-            Action.ALGORITHM_INSTALL,
+            Action.ALGORITHM_INSTALL, Action.NODE_MANAGE,
         )  # fmt: skip
         someone = furnished.client(people["admin" if of_the_site else "alpha-lead"])
         client = step if door.path.startswith("/gateway") else someone

@@ -40,7 +40,7 @@ people = st.builds(
 
 
 @settings(deadline=None)
-@given(action=actions, resource=resources, kind=st.sampled_from(["account", "step", "engine", "stranger", ""]))
+@given(action=actions, resource=resources, kind=st.sampled_from(["account", "step", "engine", "node", "stranger", ""]))
 def test_somebody_without_any_role_or_grant_is_allowed_something(action: Action, resource: Resource, kind: str) -> None:
     principal = Principal(name="nobody", kind=kind)
     assert allowed(principal, action, resource) == (kind == "account" and action in EVERYONE)
@@ -99,10 +99,22 @@ def test_a_step_may_do_more_than_its_part_of_its_own_execution(
     assert allowed(step, action, resource) == (action is grant and resource.execution != "e2")
 
 
+@settings(deadline=None)
+@given(person=people, action=actions, resource=resources)
+def test_a_node_may_do_more_than_read_the_images_of_its_projects(
+    person: Principal, action: Action, resource: Resource
+) -> None:
+    node = person.model_copy(update={"kind": "node", "name": "node:pacs"})
+    shared = (resource.projects or frozenset()) & set(node.memberships)
+    assert allowed(node, action, resource) == (action is Action.IMAGE_READ and bool(shared))
+    expected = frozenset(node.memberships) if action is Action.IMAGE_READ else frozenset()
+    assert visible_projects(node, action) == expected
+
+
 def test_a_site_action_is_given_to_a_role_in_a_project() -> None:
     site = {
         Action.ACCOUNT_MANAGE, Action.PROJECT_CREATE, Action.RULE_CHANGE, Action.ALGORITHM_INSTALL, Action.ARCHIVE_MANAGE,
-        Action.AUDIT_READ, Action.PLATFORM_STATUS,
+        Action.AUDIT_READ, Action.PLATFORM_STATUS, Action.NODE_MANAGE,
     }  # fmt: skip
     assert not site & frozenset().union(*IN_PROJECT.values())
     assert not site & EVERYONE

@@ -248,6 +248,51 @@ CREATE TABLE hold (                                      -- a study that nobody 
     placed_at           timestamptz NOT NULL
 );
 
+CREATE TABLE damage (                                    -- instances whose blob is lost or has rotted, until a good copy comes
+    instance  bigint PRIMARY KEY REFERENCES instance ON DELETE CASCADE,
+    kind      text NOT NULL CHECK (kind IN ('missing', 'rotten')),
+    found_at  timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE scrub_round (                               -- going through all objects; the newest goes on where it was left
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    started_at   timestamptz NOT NULL DEFAULT now(),
+    position     bigint NOT NULL DEFAULT 0,              -- the last instance that was compared
+    objects      bigint NOT NULL DEFAULT 0,
+    bytes        bigint NOT NULL DEFAULT 0,
+    finished_at  timestamptz
+);
+
+CREATE TABLE conflict_resolution (                       -- what became of second objects under a known UID
+    id                    uuid PRIMARY KEY,              -- names its entry in the journal
+    sop_instance_uid      text NOT NULL,
+    at                    timestamptz NOT NULL,
+    actor                 text NOT NULL,
+    resolution            text NOT NULL CHECK (resolution IN ('keep', 'replace')),
+    reason                text NOT NULL,
+    digest                bytea NOT NULL,                -- of the object that was given up
+    kept_key              text NOT NULL,                 -- blob of the object that stays, where it stood as second
+    given_up_key          text NOT NULL,
+    done                  boolean NOT NULL DEFAULT false
+);
+
+-- nodes ------------------------------------------------------------------------------
+
+CREATE TABLE node (                                      -- another system: PACS, workstation, DICOMweb server
+    name                  text PRIMARY KEY CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+    ae_title              text UNIQUE,
+    host                  text,                          -- NULL: it calls us and is never called
+    port                  integer,
+    tls                   boolean NOT NULL DEFAULT false,
+    certificate           text,                          -- SHA-256 fingerprint of the client certificate it must show
+    networks              text[] NOT NULL DEFAULT '{}',  -- CIDR; none: the address of host
+    projects              text[] NOT NULL DEFAULT '{}',  -- what it may find and retrieve; none: nothing
+    maximum_associations  integer NOT NULL DEFAULT 1,
+    retrieve_by           text NOT NULL DEFAULT 'get' CHECK (retrieve_by IN ('get', 'move')),
+    url                   text,                          -- base URL of its DICOMweb service
+    created_at            timestamptz NOT NULL DEFAULT now()
+);
+
 -- routing --------------------------------------------------------------------------
 
 CREATE TABLE rule_set (
