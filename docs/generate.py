@@ -1,10 +1,11 @@
-"""Makes the reference pages settings.md and commands.md from the code; a test compares them with what is committed.
+"""Makes settings.md, commands.md and conformance-statement.md from the code; a test compares them with what is committed.
 
 Run with the platform's Python: `.venv/bin/python docs/generate.py`.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from insitu.cli import COMMANDS, command
 from insitu.cli.settings import page
 
 FOLDER = Path(__file__).parent
+if str(FOLDER) not in sys.path:
+    sys.path.insert(0, str(FOLDER))
+
+from conformance_statement import statement  # noqa: E402 - beside this file, which tests load from elsewhere
 
 
 def usage(found: Any) -> list[str]:
@@ -41,7 +46,7 @@ def commands_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-PAGES = {"settings.md": page, "commands.md": commands_page}
+PAGES = {"settings.md": page, "commands.md": commands_page, "conformance-statement.md": statement}
 
 if __name__ == "__main__":
     for file, make in PAGES.items():
