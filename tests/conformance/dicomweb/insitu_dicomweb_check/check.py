@@ -111,7 +111,9 @@ def check(
     """Register a function as a check; the parameters are those of Check."""
 
     def register(function: Callable[[Visit], str]) -> Callable[[Visit], str]:
-        add(Check(name, level, paragraph, expects, function, own, writes))
+        one = Check(name, level, paragraph, expects, function, own, writes)
+        function.__doc__ = f"{expects} ({level}, {one.citation})."
+        add(one)
         return function
 
     return register

@@ -98,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"{options.url} cannot be checked: {error}")
     finally:
         server.close()
+        _progress("")
     if options.junit:
         options.junit.write_bytes(as_junit(report))
     if options.json:

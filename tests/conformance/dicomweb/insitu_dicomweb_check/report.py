@@ -74,22 +74,19 @@ def print_report(report: Report, *, verbose: bool) -> None:
         print_plain(report, verbose=verbose)
         return
     table = Table(title=f"DICOMweb of {report.url} ({report.name}) against {EDITION}", title_justify="left")
-    for heading in ("", "level", "check", "paragraph", "expected, and what came"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("")
+    table.add_column("check", no_wrap=True)
+    table.add_column("expected, and what came", overflow="fold")
     for outcome in report.outcomes:
-        told = outcome.came if outcome.result != Result.PASSED else ""
-        if outcome.result in (Result.FAILED, Result.WARNED):
-            told = f"{outcome.check.expects}. Came: {outcome.came}"
-        colour = COLOURS.get(outcome.result, "dim")
+        check, colour = outcome.check, COLOURS.get(outcome.result, "dim")
+        told = check.expects if outcome.result == Result.PASSED else f"{check.expects}\n{outcome.came}"
         table.add_row(
             f"[{colour}]{SIGNS[outcome.result]}[/]",
-            outcome.check.level,
-            outcome.check.name,
-            outcome.check.citation,
+            f"{check.name}\n[dim]{check.level}, {check.citation}[/]",
             told.replace("[", "\\["),
         )
     console.print(table)
-    console.print(summary(report), markup=False)
+    console.print(summary(report), markup=False, highlight=False)
 
 
 def print_plain(report: Report, *, verbose: bool) -> None:

@@ -6,7 +6,6 @@ from .. import multipart
 from ..check import MUST, SHOULD, NotOffered, Skipped, check
 from ..server import JSON
 from ..visit import ABSENT, Visit, demand, said, status
-from .frames import OCTETS
 from .retrieve import AS_STORED
 
 
@@ -88,19 +87,3 @@ def date(visit: Visit) -> str:
     came = visit.server.get("/studies", query=[("limit", "1")]).headers.get("date", "no Date header")
     demand(came.endswith("GMT"), came)
     return str(came)
-
-
-@check(
-    "http.parallel-answers",
-    MUST,
-    "8.3.4.4.1",
-    "An answer is the same whether or not another request came between",
-    own=True,
-)
-def between(visit: Visit) -> str:
-    path = f"{visit.samples.multiframe.path}/frames/2"
-    first = multipart.take_apart(visit.server.get(path, OCTETS)).parts[0].content
-    visit.server.get(f"{visit.samples.ct[0].path}/frames/1", OCTETS)
-    second = multipart.take_apart(visit.server.get(path, OCTETS)).parts[0].content
-    demand(first == second, "another frame")
-    return "it is"
