@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from . import levels, tolerant
-from .header import Irregular, Malformed, Scanner, Syntax, syntax_of
+from . import classes, levels, tolerant
+from .header import IMAGE_CONTENT, Irregular, Malformed, Scanner, Syntax, syntax_of
 
 IMPLEMENTATION_CLASS_UID = "2.25.94701715828758647821626722696528464139"
 IMPLEMENTATION_VERSION_NAME = "INSITU_1"
@@ -22,7 +22,9 @@ META_LIMIT = 1 << 20  # bytes of file meta information
 PREAMBLE = 132
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_SIZE = (levels.ROWS, levels.COLUMNS)
 _META_HEAD = struct.Struct("<HH2sH")
+_VRS = frozenset(b"AE SH UI UL OB UN UR LO ST".split())  # those of group 0002 (PS3.10 7.1), and some for private ones
 _META_LONG = frozenset((b"OB", b"OW", b"SQ", b"UN", b"UT", b"UC", b"UR", b"OF", b"OD", b"OL", b"OV"))
 _MEDIA_CLASS, _MEDIA_INSTANCE, _TRANSFER_SYNTAX, _GROUP_LENGTH = 0x00020002, 0x00020003, 0x00020010, 0x00020000
 
@@ -109,8 +111,13 @@ def parse_meta(data: bytes, *, whole: bool) -> tuple[int, dict[int, bytes]] | No
     at = PREAMBLE
     announced = -1
     while True:
-        if at == announced:
-            return at, values
+        if at == announced and (whole or len(data) - at >= 8):
+            # A length that says less than there is leaves elements of group 0002 where the data set should start.
+            if len(data) - at < 8:
+                return at, values
+            group, _, vr, _ = _META_HEAD.unpack_from(data, at)
+            if group != 2 or vr not in _VRS:
+                return at, values
         if len(data) - at < 12:
             if whole and (len(data) - at < 8 or data[at : at + 2] != b"\2\0"):
                 return at, values
@@ -227,7 +234,9 @@ class Examination:
         if self._irregular is not None:
             with contents() as stream:
                 try:
-                    scanner.values = tolerant.read(stream, levels.WANTED)
+                    scanner.values, tags = tolerant.read(stream, levels.WANTED)
+                    if tags & IMAGE_CONTENT:
+                        scanner.pixel_data = scanner.pixel_data or "unknown"
                 except Malformed as error:
                     raise Unfit(f"{self._irregular}; {error}") from error
         return self._identify(scanner)
@@ -241,6 +250,8 @@ class Examination:
         def read(name: str, tag: int) -> str:
             if tag in scanner.too_long:
                 raise Unfit(f"{name} is longer than 64 characters")
+            if tag in scanner.ambiguous:
+                raise Unfit(f"{name} stands more than once, with different values")
             return uid(name, levels.text(scanner.values, tag), present=tag in scanner.values)
 
         sop_class = read("SOP Class UID", levels.SOP_CLASS_UID)
@@ -254,6 +265,13 @@ class Examination:
         ):
             if said is not None and said.strip(" \0") != found:
                 raise Unfit(f"the sender said {name} {said.strip(' ')[:64]!r}, the data set says {found!r}")
+        if scanner.pixel_data is None and sop_class in classes.image_classes():
+            # A cut exactly between two elements cannot be seen, but what then is missing can.
+            rows, columns = (levels.unsigned_short(scanner.values, tag, scanner.syntax) for tag in _SIZE)
+            if rows or columns:
+                raise Unfit(
+                    f"the data set is truncated or incomplete: an image of {columns} x {rows}, but no pixel data"
+                )
         return Identity(
             sop_class, sop_instance, study, series, self.transfer_syntax_uid, scanner.syntax, scanner.values
         )

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from struct import Struct
 
 VALUE_LIMIT = 16_384  # bytes of a wanted value that are kept; longer ones are noted as too long
-DEPTH_LIMIT = 512  # nested sequences and items
+DEPTH_LIMIT = 128  # nested sequences; the readers that come later take one call after the other for each
 INFLATED_LIMIT = 1 << 36  # bytes a deflated data set may grow to
 INFLATE_STEP = 1 << 20
 UNDEFINED = 0xFFFFFFFF
 PIXEL_DATA = 0x7FE00010
+# Pixel Data Provider URL, Float Pixel Data, Double Float Pixel Data, Pixel Data
+IMAGE_CONTENT = frozenset((0x00287FE0, 0x7FE00008, 0x7FE00009, PIXEL_DATA))
 
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # VRs with a length of 32 bits (PS3.5 7.1.2)
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
@@ -93,13 +95,18 @@ class Scanner:
         VR (empty for implicit) and raw value of the wanted tags that came by.
     too_long : set of int
         Wanted tags whose value was longer than `VALUE_LIMIT`.
+    ambiguous : set of int
+        Wanted tags that came by more than once, with different values.
+    pixel_data : str or None
+        "native", "encapsulated" or "elsewhere" (by URL) once it was seen.
     """
 
     syntax: Syntax
     wanted: frozenset[int]
     values: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
     too_long: set[int] = field(default_factory=set)
-    pixel_data: str | None = None  # "native" or "encapsulated" once seen
+    ambiguous: set[int] = field(default_factory=set)
+    pixel_data: str | None = None
 
     def __post_init__(self) -> None:
         order = "<" if self.syntax.little else ">"
@@ -231,8 +238,8 @@ class Scanner:
             tag = group << 16 | element
             self._first = False
             self._last_tag = tag
-            if not stack and tag == PIXEL_DATA:
-                self._note_pixel_data(value_length)
+            if not stack and tag in IMAGE_CONTENT:
+                self._note_pixel_data(tag, value_length)
             if value_length == UNDEFINED:
                 self._enter(tag, vr, inside)
                 at += head
@@ -243,7 +250,9 @@ class Scanner:
                 elif length - at < head + value_length:
                     break  # wait for the whole value
                 else:
-                    self.values[tag] = (vr, bytes(data[at + head : at + head + value_length]))
+                    value = (vr, bytes(data[at + head : at + head + value_length]))
+                    if self.values.setdefault(tag, value) != value:
+                        self.ambiguous.add(tag)
             at += head + value_length
         if at >= length:
             self._skip = at - length
@@ -289,11 +298,14 @@ class Scanner:
             raise Malformed(f"{_name(tag)} has no length, but its VR {vr.decode('ascii')} needs one")
 
     def _push(self, what: int) -> None:
-        if len(self._stack) >= DEPTH_LIMIT:
+        if len(self._stack) >= 2 * DEPTH_LIMIT:  # a sequence and its item
             raise Malformed(f"sequences are nested deeper than {DEPTH_LIMIT}")
         self._stack.append(what)
 
-    def _note_pixel_data(self, value_length: int) -> None:
+    def _note_pixel_data(self, tag: int, value_length: int) -> None:
+        if tag != PIXEL_DATA:
+            self.pixel_data = "elsewhere" if tag == 0x00287FE0 else "native"
+            return
         self.pixel_data = "encapsulated" if value_length == UNDEFINED else "native"
         if self.syntax.encapsulated is None or not value_length:
             return

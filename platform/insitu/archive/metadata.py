@@ -18,7 +18,7 @@ from insitu.errors import Invalid, NotFound
 
 from . import index, levels
 from .blobs import BlobStore
-from .header import syntax_of
+from .header import DEPTH_LIMIT, syntax_of
 from .tolerant import FAILURES
 
 logger = logging.getLogger(__name__)
@@ -127,14 +127,19 @@ def _read(stream: BinaryIO) -> tuple[Dataset, dict[int, str]]:
     return dataset, {tag: vr if vr in _BINARY else _PIXELS[tag]}
 
 
-def _document(dataset: Dataset, address: str) -> dict[str, Any]:
+def _document(dataset: Dataset, address: str, depth: int = 0) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for tag in sorted(dataset.keys()):
         name = f"{int(tag):08X}"
         try:
             element = dataset[tag]
             if element.VR == "SQ":
-                items = [_document(item, f"{address}{name}/{number}/") for number, item in enumerate(element.value)]
+                if depth == DEPTH_LIMIT:
+                    continue  # sequences whose lengths are given can be nested deeper than a reader can follow
+                items = [
+                    _document(item, f"{address}{name}/{number}/", depth + 1)
+                    for number, item in enumerate(element.value)
+                ]
                 document[name] = {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
             elif element.VR in _BINARY and element.value and len(element.value) > BULK_LIMIT:
                 document[name] = {"vr": element.VR, "BulkDataURI": address + name}

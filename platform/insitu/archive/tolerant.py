@@ -22,8 +22,8 @@ FAILURES = (
 )  # fmt: skip
 
 
-def read(stream: BinaryIO, wanted: frozenset[int]) -> dict[int, tuple[bytes, bytes]]:
-    """VR and raw value of the `wanted` top-level attributes of a DICOM file.
+def read(stream: BinaryIO, wanted: frozenset[int]) -> tuple[dict[int, tuple[bytes, bytes]], frozenset[int]]:
+    """VR and raw value of the `wanted` top-level attributes of a DICOM file, and the tags of all that it has.
 
     Raises
     ------
@@ -46,4 +46,4 @@ def read(stream: BinaryIO, wanted: frozenset[int]) -> dict[int, tuple[bytes, byt
             raise Malformed(f"the data set is truncated in ({tag.group:04X},{tag.element:04X})")
         if int(tag) in wanted and isinstance(element.value, bytes):
             found[int(tag)] = ((element.VR or "").encode("ascii", "replace"), element.value)
-    return found
+    return found, frozenset(int(tag) for tag in raw_elements)

@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 
 from insitu.database import Database
@@ -104,6 +106,25 @@ def start(database_dsn: str, database: Database, tmp_path: Path) -> Iterator[Cal
     for receiver in started:
         if receiver.process.poll() is None:
             receiver.stop()
+
+
+@pytest.fixture(scope="module")
+def module_receiver(postgres_server: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    """One receiver for all tests of a module, with a database of its own."""
+    socket_folder, password = postgres_server
+    name = f"t{uuid.uuid4().hex}"
+    admin = f"host={socket_folder} user=postgres password={password}"
+    with psycopg.connect(f"{admin} dbname=postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_insitu")
+    dsn = f"{admin} dbname={name}"
+    database = Database(dsn, minimum=1, maximum=4)
+    receiver = Receiver(dsn, tmp_path_factory.mktemp("receiver"), database)
+    yield receiver
+    if receiver.process.poll() is None:
+        receiver.stop()
+    database.close()
+    with psycopg.connect(f"{admin} dbname=postgres", autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
