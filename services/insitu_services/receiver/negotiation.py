@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydicom.uid import UID, UID_dictionary
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
@@ -16,19 +19,32 @@ from pynetdicom.pdu_primitives import (
     ImplementationClassUIDNotification,
     ImplementationVersionNameNotification,
     MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
+    SOPClassExtendedNegotiation,
 )
 from pynetdicom.presentation import PresentationContext
 
+from insitu.archive.classes import storable
+from insitu.archive.classes import storage_classes as storage_classes
 from insitu.archive.examine import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from insitu.errors import Invalid
 from insitu.settings import Settings
 
+from .sop_classes import FOR_NODES, PLAIN_SYNTAXES, QUERY_RETRIEVE
+
 VERIFICATION = "1.2.840.10008.1.1"
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
-# "Storage" stands in their names too, but they store no composite object.
-NOT_STORAGE = ("Storage Commitment", "Media Storage Directory", "Storage Management")
 
-ACCEPTED, ABSTRACT_SYNTAX_UNKNOWN, TRANSFER_SYNTAXES_UNKNOWN = 0, 3, 4
+FIXED = 74  # bytes of an A-ASSOCIATE-RQ before its items, those of the header included
+CONTEXT_ITEM = 0x20
+# Types of the items of an A-ASSOCIATE-RQ and of those inside (PS3.8 9.3.2, PS3.7 D.3.3).
+ITEMS: dict[int, dict[int, Any]] = {
+    0x10: {},
+    CONTEXT_ITEM: {0x30: {}, 0x40: {}},
+    0x50: {kind: {} for kind in (0x51, 0x52, 0x53, 0x54, 0x55, 0x56, 0x57, 0x58)},
+}
+
+ACCEPTED, USER_REJECTION, ABSTRACT_SYNTAX_UNKNOWN, TRANSFER_SYNTAXES_UNKNOWN = 0, 1, 3, 4
 
 
 @dataclass(frozen=True)
@@ -55,21 +71,27 @@ BUSY = Rejection(2, 3, 2, "too many associations")
 
 @dataclass(frozen=True)
 class Agreement:
-    """An accepted association: contexts as (abstract syntax, transfer syntax) by their ids, largest PDU the peer takes."""
+    """An accepted association.
+
+    Attributes
+    ----------
+    contexts : dict
+        Abstract syntax and transfer syntax by context id.
+    peer_maximum : int
+        Largest PDU the peer takes, in bytes; 0 is any.
+    pdu : bytes
+        The A-ASSOCIATE-AC.
+    receives : frozenset of str
+        SOP classes of which the peer takes objects from us (it has the SCP role), for C-GET.
+    relational : frozenset of str
+        Query/retrieve SOP classes with relational queries or retrieval.
+    """
 
     contexts: dict[int, tuple[str, str]]
     peer_maximum: int
     pdu: bytes
-
-
-@functools.cache
-def storage_classes() -> frozenset[str]:
-    """UIDs of every storage SOP class in pydicom's dictionary, retired ones too."""
-    return frozenset(
-        uid
-        for uid, (name, kind, *_) in UID_dictionary.items()
-        if kind == "SOP Class" and "Storage" in name and not any(other in name for other in NOT_STORAGE)
-    )
+    receives: frozenset[str] = frozenset()
+    relational: frozenset[str] = frozenset()
 
 
 @functools.cache
@@ -87,11 +109,46 @@ def request(body: bytes) -> A_ASSOCIATE:
         It cannot be read.
     """
     pdu = A_ASSOCIATE_RQ()
+    items = known_items(body[FIXED:], ITEMS)
     try:
-        pdu.decode(body)
+        pdu.decode(body[:2] + struct.pack(">I", FIXED - 6 + len(items)) + body[6:FIXED] + items)
         return pdu.to_primitive()
     except Exception as error:  # whatever pynetdicom stumbles over in a malformed PDU
         raise ValueError(f"an A-ASSOCIATE-RQ that cannot be read ({type(error).__name__})") from error
+
+
+def known_items(data: bytes, known: Mapping[int, Mapping[int, Any]]) -> bytes:
+    """Items of an A-ASSOCIATE-RQ without those of unknown types, which are skipped (PS3.8 9.3.1).
+
+    Parameters
+    ----------
+    data : bytes
+        Items one after the other.
+    known : mapping
+        The types that are kept, each with the types inside of it; empty where it holds no items.
+
+    Raises
+    ------
+    ValueError
+        An item is longer than what holds it.
+    """
+    kept = []
+    at = 0
+    while at < len(data):
+        if len(data) - at < 4:
+            raise ValueError("an A-ASSOCIATE-RQ that cannot be read: an item is cut off")
+        kind, length = struct.unpack_from(">BxH", data, at)
+        value = data[at + 4 : at + 4 + length]
+        if len(value) < length:
+            raise ValueError(f"an A-ASSOCIATE-RQ that cannot be read: item {kind:02x} is longer than what holds it")
+        at += 4 + length
+        if kind not in known:
+            continue
+        if known[kind]:
+            fixed = 4 if kind == CONTEXT_ITEM else 0
+            value = value[:fixed] + known_items(value[fixed:], known[kind])
+        kept.append(struct.pack(">BxH", kind, len(value)) + value)
+    return b"".join(kept)
 
 
 def refuse(settings: Settings, primitive: A_ASSOCIATE, peer: str) -> Rejection | None:
@@ -134,18 +191,52 @@ def networks(texts: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.
     return tuple(found)
 
 
-def agree(settings: Settings, primitive: A_ASSOCIATE) -> Agreement:
-    """Answer every proposed context; of its transfer syntaxes the first that is known, so that nothing is recoded."""
+def for_nodes(primitive: A_ASSOCIATE) -> bool:
+    """Whether the peer asks for a service that only known nodes get."""
+    return any(str(each.abstract_syntax) in FOR_NODES for each in primitive.presentation_context_definition_list)
+
+
+def agree(settings: Settings, primitive: A_ASSOCIATE, *, node: bool = False) -> Agreement:
+    """Answer every proposed context.
+
+    Of its transfer syntaxes the first that is known is taken, so that nothing is recoded on the way in. Where the peer takes
+    objects from us (C-GET), an uncompressed one is preferred: every object that can be decoded can be sent in it.
+
+    Parameters
+    ----------
+    settings : Settings
+    primitive : A_ASSOCIATE
+        The request.
+    node : bool
+        The peer is a known node: query, retrieval and storage commitment are served too.
+    """
     contexts: dict[int, tuple[str, str]] = {}
     results = []
+    seen: set[int] = set()
+    if not primitive.presentation_context_definition_list:
+        raise ValueError("no presentation context is proposed")
+    roles = _roles(primitive) if node else {}
+    receives = frozenset(uid for uid, role in roles.items() if role.scp_role)
     for proposed in primitive.presentation_context_definition_list:
+        if proposed.context_id in seen:
+            raise ValueError(f"presentation context {proposed.context_id} is proposed twice")
+        seen.add(proposed.context_id)
+        if proposed.abstract_syntax is None:
+            raise ValueError(f"presentation context {proposed.context_id} has no abstract syntax")
         abstract = str(proposed.abstract_syntax)
         syntaxes = [str(syntax) for syntax in proposed.transfer_syntax]
-        known = next((syntax for syntax in syntaxes if syntax in transfer_syntaxes()), None)
+        wanted = syntaxes
+        if abstract in FOR_NODES or abstract in receives:
+            wanted = [syntax for syntax in PLAIN_SYNTAXES if syntax in syntaxes]
+            if abstract in receives:
+                wanted += syntaxes
+        known = next((syntax for syntax in wanted if syntax in transfer_syntaxes()), None)
         answer = PresentationContext()
         answer.context_id = proposed.context_id
         answer.abstract_syntax = UID(abstract)
-        if not taken(settings, abstract):
+        if abstract in FOR_NODES and not node:
+            answer.result = USER_REJECTION
+        elif abstract not in FOR_NODES and not taken(settings, abstract):
             answer.result = ABSTRACT_SYNTAX_UNKNOWN
         elif known is None:
             answer.result = TRANSFER_SYNTAXES_UNKNOWN
@@ -154,17 +245,47 @@ def agree(settings: Settings, primitive: A_ASSOCIATE) -> Agreement:
             contexts[proposed.context_id] = (abstract, known)
         answer.transfer_syntax = [UID(known or syntaxes[0])]
         results.append(answer)
-    return Agreement(contexts, primitive.maximum_length_received or 0, _accept(settings, primitive, results))
+    relational = _relational(primitive) if node else frozenset()
+    accepted = _accept(settings, primitive, results, list(roles.values()), relational)
+    return Agreement(contexts, primitive.maximum_length_received or 0, accepted, receives, relational)
+
+
+def _roles(primitive: A_ASSOCIATE) -> dict[str, SCP_SCU_RoleSelectionNegotiation]:
+    """The roles the peer proposes for storage SOP classes, accepted as they are (PS3.7 D.3.3.4)."""
+    return {
+        str(item.sop_class_uid): item
+        for item in primitive.user_information
+        if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
+        and str(item.sop_class_uid) not in FOR_NODES
+        and (item.scu_role or item.scp_role)
+    }
+
+
+def _relational(primitive: A_ASSOCIATE) -> frozenset[str]:
+    """Query/retrieve SOP classes for which the peer proposes relational queries or retrieval (PS3.4 C.5.1.1, C.5.2.1, C.5.3.1)."""
+    return frozenset(
+        str(item.sop_class_uid)
+        for item in primitive.user_information
+        if isinstance(item, SOPClassExtendedNegotiation)
+        and str(item.sop_class_uid) in QUERY_RETRIEVE
+        and (item.service_class_application_information or b"")[:1] == b"\1"
+    )
 
 
 def taken(settings: Settings, abstract_syntax: str) -> bool:
     """Whether this service takes objects of a SOP class (or verification)."""
-    if abstract_syntax == VERIFICATION or abstract_syntax in storage_classes():
-        return True
-    return settings.accept_unknown_sop_classes and abstract_syntax not in UID_dictionary
+    return abstract_syntax == VERIFICATION or storable(
+        abstract_syntax, accept_unknown=settings.accept_unknown_sop_classes
+    )
 
 
-def _accept(settings: Settings, primitive: A_ASSOCIATE, results: list[PresentationContext]) -> bytes:
+def _accept(
+    settings: Settings,
+    primitive: A_ASSOCIATE,
+    results: list[PresentationContext],
+    roles: list[SCP_SCU_RoleSelectionNegotiation],
+    relational: frozenset[str],
+) -> bytes:
     answer = A_ASSOCIATE()
     answer.application_context_name = UID(APPLICATION_CONTEXT)
     answer.calling_ae_title = primitive.calling_ae_title
@@ -177,7 +298,13 @@ def _accept(settings: Settings, primitive: A_ASSOCIATE, results: list[Presentati
     implementation.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
     version = ImplementationVersionNameNotification()
     version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    answer.user_information = [maximum, implementation, version]
+    extended = []
+    for uid in sorted(relational):
+        item = SOPClassExtendedNegotiation()
+        item.sop_class_uid = UID(uid)
+        item.service_class_application_information = b"\1"
+        extended.append(item)
+    answer.user_information = [maximum, implementation, version, *roles, *extended]
     pdu = A_ASSOCIATE_AC()
     pdu.from_primitive(answer)
     encoded: bytes = pdu.encode()
