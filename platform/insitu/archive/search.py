@@ -58,11 +58,15 @@ _TIMEZONE = re.compile(r"[+-]\d{4}$")
 
 @dataclass(frozen=True)
 class Condition:
-    """One matching key: `path` of tags (more than one leads into sequences), VR of the last, the value as it was asked for."""
+    """One matching key: `path` of tags (more than one leads into sequences), VR of the last, the value as it was asked for.
+
+    A sequence has `inner` keys instead of a value, which must all match in the same item (PS3.4 C.2.2.2.6).
+    """
 
     path: tuple[str, ...]
     vr: str
     value: str
+    inner: tuple[Condition, ...] = ()
 
     def alternatives(self) -> list[str]:
         """The values of a list of UIDs or modalities (PS3.4 C.2.2.2.2); one value otherwise."""
@@ -73,7 +77,17 @@ class Condition:
 
 @dataclass(frozen=True)
 class Search:
-    """A search: conditions, attributes asked for beside the usual ones, and the page."""
+    """A search: conditions, attributes asked for beside the usual ones, and the page.
+
+    Attributes
+    ----------
+    fields : frozenset of str
+        Tags of the attributes asked for; of `paths` the first tag.
+    paths : frozenset of tuple of str
+        Attributes inside of sequences asked for; the rest of their sequences is left out, unless a field asks for them.
+    after : tuple
+        Place of the row that the page begins behind, as `search_sql.place` gives it; empty: the first page.
+    """
 
     level: Level
     conditions: tuple[Condition, ...] = ()
@@ -82,6 +96,8 @@ class Search:
     limit: int = MAXIMUM_RESULTS
     offset: int = 0
     fuzzy: bool = False
+    paths: frozenset[tuple[str, ...]] = frozenset()
+    after: tuple[int | str | None, ...] = ()
 
 
 def attribute_path(name: str) -> tuple[tuple[str, ...], str]:
@@ -187,6 +203,12 @@ def pattern(value: str, *, person_name: bool = False) -> str:
     if person_name:
         text = re.sub(r"(\\\^)+$", "", text) + r"[\^ ]*"  # empty trailing components say nothing
     return f"^{text}$"
+
+
+def literal_prefix(value: str, *, person_name: bool = False) -> str:
+    """What every value that fits begins with."""
+    text = re.split(r"[*?]", value, maxsplit=1)[0]
+    return text.rstrip("^ ") if person_name else text
 
 
 def wild(value: str) -> bool:

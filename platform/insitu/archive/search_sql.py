@@ -7,13 +7,27 @@ Not here: reading a request and writing an answer (QIDO-RS, C-FIND).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from insitu.database import Connection, Row
+from insitu.errors import Invalid
 
 from .levels import SERIES_LEVEL, STUDY_LEVEL
-from .search import MODALITIES_IN_STUDY, NUMERIC, RANGED, Condition, Level, Search, pattern, tag_of, value_range, wild
+from .search import (
+    MODALITIES_IN_STUDY,
+    NUMERIC,
+    RANGED,
+    Condition,
+    Level,
+    Search,
+    literal_prefix,
+    pattern,
+    tag_of,
+    value_range,
+    wild,
+)
 
 # Attributes with a column of their own: column, and whether it is a number.
 _COLUMNS = {
@@ -28,6 +42,8 @@ _COLUMNS = {
     tag_of("Columns"): ("i.image_columns", True),
     tag_of("NumberOfFrames"): ("i.number_of_frames", True),
 }
+PATIENT_ID, PATIENT_NAME, STUDY_DATE = tag_of("PatientID"), tag_of("PatientName"), tag_of("StudyDate")
+_NAMES = ("patient_name", "patient_ideographic", "patient_phonetic")
 _STUDY = frozenset(f"{tag:08X}" for tag in STUDY_LEVEL) | {MODALITIES_IN_STUDY}
 _SERIES = frozenset(f"{tag:08X}" for tag in SERIES_LEVEL)
 
@@ -41,7 +57,10 @@ def level_of(tag: str) -> Level:
 
 @dataclass
 class Statement:
-    """SQL texts with their common parameters: `page` answers the rows, `count` one row with `total`."""
+    """SQL texts with their common parameters: `page` answers the rows, `count` one row with `total`.
+
+    `total` is exact up to the parameter `bound` (None: exact always) and one more than it where there are more.
+    """
 
     page: str
     count: str
@@ -51,13 +70,18 @@ class Statement:
 class _Builder:
     def __init__(self, search: Search, projects: frozenset[str] | None) -> None:
         self.search = search
-        self.parameters: dict[str, Any] = {"limit": search.limit, "offset": search.offset}
+        self.parameters: dict[str, Any] = {"limit": search.limit, "offset": search.offset, "bound": None}
         self.visible = "true"
+        self.steer: list[str] = []  # conditions on st that only make the search quicker
         if projects is not None:
             self.parameters["projects"] = sorted(projects)
             self.visible = (
                 "EXISTS (SELECT 1 FROM series_project sp WHERE sp.series = s.id AND sp.project = ANY(%(projects)s))"
             )
+            # One project is named as such: then its studies come out of the index in their order.
+            mine = f"= {self.bind(next(iter(projects)))}" if len(projects) == 1 else "= ANY(%(projects)s)"
+            self.steer.append(f"st.id IN (SELECT sp.study FROM study_project sp WHERE sp.project {mine})")
+        self.by_date = any(c.path == (STUDY_DATE,) for c in search.conditions)
 
     def bind(self, value: Any) -> str:
         name = f"v{len(self.parameters)}"
@@ -81,31 +105,71 @@ class _Builder:
                 return f"{column} = {self.bind(float(condition.value))}"
             if condition.vr == "UI":
                 return f"{column} = ANY({self.bind(condition.alternatives())})"
-            if wild(condition.value):
-                return f"{column} ~ {self.bind(pattern(condition.value))}"
-            return f"{column} = {self.bind(condition.value)}"
+            if not wild(condition.value):
+                return f"{column} = {self.bind(condition.value)}"
+            matches = f"{column} ~ {self.bind(pattern(condition.value))}"
+            prefix = literal_prefix(condition.value)
+            return f"{matches} AND {self.begins(column, prefix)}" if prefix and tag == PATIENT_ID else matches
         document = {Level.STUDY: "st.attributes", Level.SERIES: "s.attributes", Level.INSTANCE: "m.body"}[level_of(tag)]
+        if condition.path == (STUDY_DATE,):
+            bounds = zip((">=", "<"), value_range("DA", condition.value), strict=True)
+            return " AND ".join(f"st.study_date {sign} {self.bind(bound)}" for sign, bound in bounds if bound)
+        if condition.vr not in NUMERIC | RANGED | {"PN", "UI", "SQ"} and not wild(
+            condition.value
+        ):  # equality, for which there is an index
+            return f"{document} @> {self.bind(json.dumps(_containing(condition)))}::jsonb"
         path, variables = json_path(condition)
-        return f"jsonb_path_exists({document}, {self.bind(path)}::jsonpath, {self.bind(json.dumps(variables))}::jsonb)"
+        exists = (
+            f"jsonb_path_exists({document}, {self.bind(path)}::jsonpath, {self.bind(json.dumps(variables))}::jsonb)"
+        )
+        prefix = literal_prefix(condition.value, person_name=True)
+        if condition.path != (PATIENT_NAME,) or not prefix:
+            return exists
+        narrowed = " OR ".join(self.begins(f"st.{column}", prefix, lower=True) for column in _NAMES)
+        return f"({narrowed}) AND {exists}"
+
+    def begins(self, column: str, prefix: str, *, lower: bool = False) -> str:
+        """A condition that an ordinary index serves. The bound holds the greatest character there is."""
+        low, high = self.bind(prefix), self.bind(prefix + "\U0010ffff")
+        if lower:
+            low, high = f"lower({low})", f"lower({high})"
+        return f"({column} >= {low} AND {column} < {high})"
 
 
-def json_path(condition: Condition) -> tuple[str, dict[str, Any]]:
-    """The condition as an SQL/JSON path over DICOM JSON, with its variables."""
-    steps = "$" + "".join(f'."{tag}".Value[*]' for tag in condition.path)
+def _containing(condition: Condition) -> dict[str, Any]:
+    document: dict[str, Any] = {condition.path[-1]: {"Value": [condition.value]}}
+    for tag in reversed(condition.path[:-1]):
+        document = {tag: {"Value": [document]}}
+    return document
+
+
+def json_path(condition: Condition, root: str = "$", prefix: str = "") -> tuple[str, dict[str, Any]]:
+    """The condition as an SQL/JSON path over DICOM JSON, with its variables, whose names begin with `prefix`."""
+    steps = root + "".join(f'."{tag}".Value[*]' for tag in condition.path)
     value = condition.value
+    if condition.inner:
+        inner = [json_path(each, "@", f"{prefix}i{number}") for number, each in enumerate(condition.inner)]
+        tests = " && ".join(f"exists({path})" for path, _ in inner)
+        return f"{steps} ? ({tests})", {name: bound for _, variables in inner for name, bound in variables.items()}
     if condition.vr == "PN":  # without regard to case, in any of its three representations
         return f'{steps}.* ? (@ like_regex {json.dumps(pattern(value, person_name=True))} flag "i")', {}
     if condition.vr == "UI":
-        return f"{steps} ? (@ == $a[*])", {"a": condition.alternatives()}
+        return f"{steps} ? (@ == ${prefix}a[*])", {f"{prefix}a": condition.alternatives()}
     if condition.vr in NUMERIC:
-        return f"{steps} ? (@ == $n || @ == $a)", {"n": float(value), "a": value}
+        return (
+            f"{steps} ? (@ == ${prefix}n || @ == ${prefix}a)",
+            {f"{prefix}n": float(value), f"{prefix}a": value},
+        )
     if condition.vr in RANGED:
         low, high = value_range(condition.vr, value)
-        tests = [text for text, bound in (("@ >= $low", low), ("@ < $high", high)) if bound]
-        return f"{steps} ? ({' && '.join(tests)})", {"low": low, "high": high}
+        bounds = ((f"@ >= ${prefix}low", low), (f"@ < ${prefix}high", high))
+        return (
+            f"{steps} ? ({' && '.join(text for text, bound in bounds if bound)})",
+            {f"{prefix}low": low, f"{prefix}high": high},
+        )
     if wild(value):
         return f"{steps} ? (@ like_regex {json.dumps(pattern(value))})", {}
-    return f"{steps} ? (@ == $a)", {"a": value}
+    return f"{steps} ? (@ == ${prefix}a)", {f"{prefix}a": value}
 
 
 def statement(
@@ -124,7 +188,8 @@ def statement(
     Returns
     -------
     Statement
-        Rows come in a stable order: patients by their ID; the study that came last first, within it by series and instance number.
+        Rows come in a stable order: patients by their ID; studies by date where StudyDate is a key, else the one that came last
+        first; within a study by series and instance number.
     """
     builder = _Builder(search, projects)
     at_study, at_series, at_instance = (
@@ -141,7 +206,59 @@ def statement(
     return Statement(page, count, builder.parameters)
 
 
+def place(search: Search, row: Mapping[str, Any]) -> tuple[int | str | None, ...]:
+    """Where a row stands in the order of a search's results; as `Search.after` it begins the next page.
+
+    A page that begins behind a place misses nothing and repeats nothing of what was there when the search began, whatever is
+    stored or deleted meanwhile.
+    """
+    if search.level == Level.PATIENT:
+        return (row["patient_id"],)
+    if search.level == Level.STUDY:
+        by_date = any(c.path == (STUDY_DATE,) for c in search.conditions)
+        return (row["study_date"], row["id"]) if by_date else (row["id"],)
+    if search.level == Level.SERIES:
+        return row["study_id"], row["id"]
+    return row["study_id"], row["series"], row["instance_number"], row["id"]
+
+
+def _behind(builder: _Builder) -> list[str]:
+    """The condition that a row stands behind `Search.after`.
+
+    Raises
+    ------
+    Invalid
+        `after` is not a place of this kind of search.
+    """
+    after = builder.search.after
+    if not after:
+        return []
+    kinds: tuple[type, ...]
+    if builder.search.level == Level.PATIENT:
+        kinds, text = (str,), "st.patient_id > {0}"
+    elif builder.search.level == Level.STUDY and builder.by_date:
+        kinds, text = (str, int), "(st.study_date, st.id) < ({0}, {1})"
+    elif builder.search.level == Level.STUDY:
+        kinds, text = (int,), "st.id < {0}"
+    elif builder.search.level == Level.SERIES:
+        kinds, text = (int, int), "(st.id < {0} OR (st.id = {0} AND s.id > {1}))"
+    else:
+        kinds = (int, int, int, int)
+        number = f"(coalesce(i.instance_number, {_LAST}), i.id) > ({{2}}, {{3}})"
+        text = f"(st.id < {{0}} OR (st.id = {{0}} AND (s.id > {{1}} OR (s.id = {{1}} AND {number}))))"
+        after = tuple(1 << 31 if value is None else value for value in after)
+    if len(after) != len(kinds) or any(type(value) is not kind for value, kind in zip(after, kinds, strict=True)):
+        raise Invalid("This is not a place in the results of this search", remedy="Follow the Link of an answer")
+    if any(isinstance(value, int) and not abs(value) < 1 << 62 for value in after):
+        raise Invalid("This is not a place in the results of this search", remedy="Follow the Link of an answer")
+    return [text.format(*map(builder.bind, after))]
+
+
 _INSTANCE_TABLES = "instance i LEFT JOIN instance_metadata m ON m.instance = i.id"
+
+
+_LAST = "2147483648::bigint"  # stands for an instance without a number, behind all that have one
+_LIMITS = "LIMIT %(limit)s OFFSET %(offset)s"
 
 
 def _instance_exists(conditions: list[str]) -> list[str]:
@@ -150,51 +267,66 @@ def _instance_exists(conditions: list[str]) -> list[str]:
     return [f"EXISTS (SELECT 1 FROM {_INSTANCE_TABLES} WHERE i.series = s.id AND {' AND '.join(conditions)})"]
 
 
+def _where(conditions: list[str]) -> str:
+    return f"WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def _counted(what: str, source: str, conditions: list[str]) -> str:
+    return f"SELECT count(*) AS total FROM (SELECT {what} {source} {_where(conditions)} LIMIT %(bound)s + 1) x"
+
+
+def _study_conditions(builder: _Builder, study: list[str], series: list[str], instance: list[str]) -> list[str]:
+    below = [condition for condition in (*series, *_instance_exists(instance)) if condition != "true"]
+    if below:  # else: every study has a series
+        study = [*study, f"EXISTS (SELECT 1 FROM series s WHERE s.study = st.id AND {' AND '.join(below)})"]
+    return [*builder.steer, *study]
+
+
 def _patients(builder: _Builder, study: list[str], series: list[str], instance: list[str]) -> tuple[str, str]:
-    below = " AND ".join(["s.study = st.id", *series, *_instance_exists(instance)])
-    source = f"FROM study st WHERE {' AND '.join([f'EXISTS (SELECT 1 FROM series s WHERE {below})', *study])}"
+    conditions = _study_conditions(builder, study, series, instance)
     page = f"""
         SELECT p.*, c.* FROM (
-            SELECT DISTINCT ON (st.patient_id) st.patient_id, st.attributes AS study_attributes {source}
-            ORDER BY st.patient_id, st.id DESC LIMIT %(limit)s OFFSET %(offset)s
+            SELECT DISTINCT ON (st.patient_id) st.patient_id, st.attributes AS study_attributes FROM study st
+            {_where([*conditions, *_behind(builder)])} ORDER BY st.patient_id, st.id DESC {_LIMITS}
         ) p CROSS JOIN LATERAL (
             SELECT count(DISTINCT s.study) AS study_count, count(*) AS series_count,
                    coalesce(sum((SELECT count(*) FROM instance i WHERE i.series = s.id)), 0)::bigint AS instance_count
             FROM study x JOIN series s ON s.study = x.id WHERE x.patient_id = p.patient_id AND {builder.visible}
         ) c ORDER BY p.patient_id"""
-    return page, f"SELECT count(DISTINCT st.patient_id) AS total {source}"
+    return page, _counted("DISTINCT st.patient_id", "FROM study st", conditions)
 
 
 def _studies(builder: _Builder, study: list[str], series: list[str], instance: list[str]) -> tuple[str, str]:
-    below = " AND ".join(["s.study = st.id", *series, *_instance_exists(instance)])
-    source = f"FROM study st WHERE {' AND '.join([f'EXISTS (SELECT 1 FROM series s WHERE {below})', *study])}"
+    conditions = _study_conditions(builder, study, series, instance)
+    # By date where dates are asked for: then the rows of any range come out of its index in their order.
+    order = "{0}.study_date DESC, {0}.id DESC" if builder.by_date else "{0}.id DESC"
     page = f"""
         SELECT p.*, c.* FROM (
-            SELECT st.id, st.study_instance_uid, st.attributes AS study_attributes {source}
-            ORDER BY st.id DESC LIMIT %(limit)s OFFSET %(offset)s
+            SELECT st.id, st.study_date, st.study_instance_uid, st.attributes AS study_attributes FROM study st
+            {_where([*conditions, *_behind(builder)])} ORDER BY {order.format("st")} {_LIMITS}
         ) p CROSS JOIN LATERAL (
             SELECT count(*) AS series_count, array_remove(array_agg(DISTINCT s.modality ORDER BY s.modality), '') AS modalities,
                    coalesce(sum((SELECT count(*) FROM instance i WHERE i.series = s.id)), 0)::bigint AS instance_count
             FROM series s WHERE s.study = p.id AND {builder.visible}
-        ) c ORDER BY p.id DESC"""
-    return page, f"SELECT count(*) AS total {source}"
+        ) c ORDER BY {order.format("p")}"""
+    return page, _counted("1", "FROM study st", conditions)
 
 
 def _series(builder: _Builder, study: list[str], series: list[str], instance: list[str]) -> tuple[str, str]:
-    conditions = " AND ".join([*study, *series, *_instance_exists(instance)])
-    source = f"FROM series s JOIN study st ON st.id = s.study WHERE {conditions}"
+    conditions = [*builder.steer, *study, *series, *_instance_exists(instance)]
+    source = "FROM series s JOIN study st ON st.id = s.study"
     page = f"""
         SELECT p.*, (SELECT count(*) FROM instance i WHERE i.series = p.id) AS instance_count FROM (
             SELECT s.id, st.id AS study_id, st.study_instance_uid, st.attributes AS study_attributes,
                    s.series_instance_uid, s.modality, s.attributes AS series_attributes {source}
-            ORDER BY st.id DESC, s.id LIMIT %(limit)s OFFSET %(offset)s
+            {_where([*conditions, *_behind(builder)])} ORDER BY st.id DESC, s.id {_LIMITS}
         ) p ORDER BY p.study_id DESC, p.id"""
-    return page, f"SELECT count(*) AS total {source}"
+    return page, _counted("1", source, conditions)
 
 
 def _instances(builder: _Builder, study: list[str], series: list[str], instance: list[str]) -> tuple[str, str]:
-    conditions = " AND ".join([*study, *series, *instance])
-    joined = f"{_INSTANCE_TABLES} JOIN series s ON s.id = i.series JOIN study st ON st.id = s.study"
+    conditions = [*builder.steer, *study, *series, *instance]
+    source = f"FROM {_INSTANCE_TABLES} JOIN series s ON s.id = i.series JOIN study st ON st.id = s.study"
     body = "m.body"
     if not builder.search.everything:
         wanted = builder.bind(sorted(builder.search.fields | INSTANCE_FIELDS))
@@ -205,10 +337,10 @@ def _instances(builder: _Builder, study: list[str], series: list[str], instance:
         )
     page = f"""
         SELECT i.*, {body} AS body, s.series_instance_uid, s.modality, s.attributes AS series_attributes,
-               st.study_instance_uid, st.attributes AS study_attributes
-        FROM {joined} WHERE {conditions}
-        ORDER BY st.id DESC, s.id, i.instance_number NULLS LAST, i.id LIMIT %(limit)s OFFSET %(offset)s"""
-    return page, f"SELECT count(*) AS total FROM {joined} WHERE {conditions}"
+               st.id AS study_id, st.study_instance_uid, st.attributes AS study_attributes
+        {source} {_where([*conditions, *_behind(builder)])}
+        ORDER BY st.id DESC, s.id, i.instance_number NULLS LAST, i.id {_LIMITS}"""
+    return page, _counted("1", source, conditions)
 
 
 # What an instance's answer has beside the columns, asked for or not (PS3.18 table 10.6.3-5).
@@ -237,4 +369,26 @@ def run(
     if not search.limit:
         return []
     sql = statement(search, projects, study=study, series=series)
-    return connection.execute(sql.page, sql.parameters).fetchall()
+    # planned for these very values: a plan for any values would not know how many studies a range of dates has
+    return connection.execute(sql.page, sql.parameters, prepare=False).fetchall()
+
+
+def count(
+    connection: Connection,
+    search: Search,
+    projects: frozenset[str] | None,
+    *,
+    study: str | None = None,
+    series: str | None = None,
+    bound: int | None = None,
+) -> int:
+    """How many results a search has on all pages: exact up to `bound`, and `bound + 1` where there are more.
+
+    Parameters
+    ----------
+    bound : int, optional
+        None: exact whatever it costs.
+    """
+    sql = statement(replace(search, after=()), projects, study=study, series=series)
+    row = connection.execute(sql.count, {**sql.parameters, "bound": bound}, prepare=False).fetchone()
+    return int(row["total"]) if row else 0

@@ -88,7 +88,7 @@ CREATE TRIGGER audit_seal_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON aud
 CREATE TABLE receipt (                                   -- one per association or request that stores; also a durable blob
     id          uuid PRIMARY KEY,
     arrived_at  timestamptz NOT NULL,
-    channel     text NOT NULL CHECK (channel IN ('dimse', 'stow', 'import', 'result')),
+    channel     text NOT NULL CHECK (channel IN ('dimse', 'stow', 'import', 'result', 'retrieve')),
     calling_ae  text,
     called_ae   text,
     peer        text,                                    -- address
@@ -107,11 +107,21 @@ CREATE INDEX association_open ON association (leased_until) WHERE closed_at IS N
 CREATE TABLE study (
     id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     study_instance_uid  text NOT NULL UNIQUE,
-    patient_id          text NOT NULL DEFAULT '',
+    patient_id          text COLLATE "C" NOT NULL DEFAULT '',
     attributes          jsonb NOT NULL DEFAULT '{}',     -- DICOM JSON of patient and study level, from the first object
-    created_at          timestamptz NOT NULL DEFAULT now()
+    created_at          timestamptz NOT NULL DEFAULT now(),
+    -- what searches are narrowed by
+    study_date          text COLLATE "C" GENERATED ALWAYS AS (attributes #>> '{00080020,Value,0}') STORED,
+    patient_name        text COLLATE "C" GENERATED ALWAYS AS (lower(attributes #>> '{00100010,Value,0,Alphabetic}')) STORED,
+    patient_ideographic text COLLATE "C" GENERATED ALWAYS AS (lower(attributes #>> '{00100010,Value,0,Ideographic}')) STORED,
+    patient_phonetic    text COLLATE "C" GENERATED ALWAYS AS (lower(attributes #>> '{00100010,Value,0,Phonetic}')) STORED
 );
-CREATE INDEX study_patient ON study (patient_id);
+CREATE INDEX study_patient ON study (patient_id, id);
+CREATE INDEX study_by_date ON study (study_date, id);
+CREATE INDEX study_by_name ON study (patient_name);
+CREATE INDEX study_by_ideographic ON study (patient_ideographic) WHERE patient_ideographic IS NOT NULL;
+CREATE INDEX study_by_phonetic ON study (patient_phonetic) WHERE patient_phonetic IS NOT NULL;
+CREATE INDEX study_by_any ON study USING gin (attributes jsonb_path_ops);
 
 CREATE TABLE series (
     id                   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -139,6 +149,22 @@ CREATE TABLE series_project (                            -- a series belongs to 
     PRIMARY KEY (series, project)
 );
 CREATE INDEX series_project_by_project ON series_project (project, series);
+
+-- Studies of which a project holds or once held a series. It only says where to look: series_project says what is visible.
+-- Nothing is taken away before the study is, so no order of concurrent changes can make it too small.
+CREATE TABLE study_project (
+    project  text NOT NULL,
+    study    bigint NOT NULL REFERENCES study ON DELETE CASCADE,
+    PRIMARY KEY (project, study)
+);
+CREATE INDEX study_project_study ON study_project (study);
+CREATE FUNCTION note_study_project() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO study_project (project, study) SELECT NEW.project, s.study FROM series s WHERE s.id = NEW.series
+        ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER series_project_note AFTER INSERT ON series_project FOR EACH ROW EXECUTE FUNCTION note_study_project();
 
 CREATE TABLE instance (                                  -- narrow: one row per object
     id                   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -271,7 +297,7 @@ CREATE TABLE conflict_resolution (                       -- what became of secon
     resolution            text NOT NULL CHECK (resolution IN ('keep', 'replace')),
     reason                text NOT NULL,
     digest                bytea NOT NULL,                -- of the object that was given up
-    kept_key              text NOT NULL,                 -- blob of the object that stays, where it stood as second
+    second_key            text NOT NULL,                 -- blob of the second object, where it stood aside
     given_up_key          text NOT NULL,
     done                  boolean NOT NULL DEFAULT false
 );
@@ -292,6 +318,64 @@ CREATE TABLE node (                                      -- another system: PACS
     url                   text,                          -- base URL of its DICOMweb service
     created_at            timestamptz NOT NULL DEFAULT now()
 );
+
+CREATE TABLE transfer (                                  -- objects that are to be sent to a node
+    id                   uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    node                 text NOT NULL,                  -- its name; history stays when the node goes
+    way                  text NOT NULL CHECK (way IN ('dimse', 'stow')),
+    study_instance_uid   text NOT NULL,                  -- what was asked for
+    series_instance_uid  text,
+    projects             text[] NOT NULL,                -- by which it was allowed
+    requested_by         text NOT NULL,
+    rule                 text,                           -- name of the rule that asked for it
+    requested_at         timestamptz NOT NULL DEFAULT now(),
+    state                text NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'done', 'failed', 'cancelled')),
+    attempts             integer NOT NULL DEFAULT 0,     -- in a row without any progress
+    next_attempt         timestamptz NOT NULL DEFAULT now(),
+    lease                uuid,                           -- of the worker that has it in hand
+    leased_until         timestamptz,
+    reason               text,                           -- one sentence for a person
+    finished_at          timestamptz
+);
+CREATE INDEX transfer_due ON transfer (next_attempt) WHERE state = 'queued';
+CREATE INDEX transfer_requested ON transfer (requested_at);
+
+CREATE TABLE transfer_object (
+    transfer          uuid NOT NULL REFERENCES transfer ON DELETE CASCADE,
+    sop_instance_uid  text NOT NULL,
+    state             text NOT NULL DEFAULT 'waiting'
+                      CHECK (state IN ('waiting', 'sent', 'warning', 'failed', 'cancelled')),
+    status            integer,                           -- DIMSE status, or the failure reason of STOW-RS, last told
+    attempts          integer NOT NULL DEFAULT 0,
+    next_attempt      timestamptz NOT NULL DEFAULT now(),
+    sentence          text,                              -- what the status means
+    at                timestamptz,                       -- of the last attempt
+    PRIMARY KEY (transfer, sop_instance_uid)
+);
+CREATE INDEX transfer_object_waiting ON transfer_object (transfer, next_attempt) WHERE state = 'waiting';
+
+CREATE TABLE retrieval (                                 -- a study or series that is to be fetched from a node
+    id                   uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    node                 text NOT NULL,
+    way                  text NOT NULL CHECK (way IN ('get', 'move', 'wado')),
+    study_instance_uid   text NOT NULL,
+    series_instance_uid  text,
+    project              text REFERENCES project,        -- where it goes; NULL: the default project
+    off_peak             boolean NOT NULL,               -- only in the site's retrieval window
+    requested_by         text NOT NULL,
+    requested_at         timestamptz NOT NULL DEFAULT now(),
+    state                text NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'done', 'failed', 'cancelled')),
+    attempts             integer NOT NULL DEFAULT 0,
+    next_attempt         timestamptz NOT NULL DEFAULT now(),
+    lease                uuid,
+    leased_until         timestamptz,
+    expected             integer,                        -- objects the node says it has
+    present              integer NOT NULL DEFAULT 0,     -- of these in the archive
+    reason               text,
+    finished_at          timestamptz
+);
+CREATE INDEX retrieval_due ON retrieval (next_attempt) WHERE state = 'queued';
+CREATE INDEX retrieval_requested ON retrieval (requested_at);
 
 -- routing --------------------------------------------------------------------------
 

@@ -104,9 +104,32 @@ def answer(search: Search, row: Mapping[str, Any], base: str, *, relational: boo
         result.update([element("SeriesInstanceUID", row["series_instance_uid"])])
         _instance(result, search, row)
         result.update([element("RetrieveURL", instance_url(base, row))])
+    _restrict(result, search)
     result.update([element("InstanceAvailability", "ONLINE")])
     result[CHARACTER_SET] = UTF8
     return dict(sorted(result.items()))
+
+
+def _restrict(result: DicomJson, search: Search) -> None:
+    """Leave of a sequence only what is asked for inside of it."""
+    if search.everything:
+        return
+    inside: dict[str, list[tuple[str, ...]]] = {}
+    for path in search.paths:
+        inside.setdefault(path[0], []).append(path[1:])
+    for tag, paths in inside.items():
+        if "Value" in result.get(tag, {}):
+            result[tag] = {**result[tag], "Value": [_inside(item, paths) for item in result[tag]["Value"]]}
+
+
+def _inside(item: DicomJson, paths: list[tuple[str, ...]]) -> DicomJson:
+    kept: DicomJson = {}
+    for tag in sorted({path[0] for path in paths} & item.keys()):
+        deeper = [path[1:] for path in paths if path[0] == tag and len(path) > 1]
+        kept[tag] = item[tag]
+        if deeper and "Value" in item[tag] and item[tag]["vr"] == "SQ":
+            kept[tag] = {**item[tag], "Value": [_inside(inner, deeper) for inner in item[tag]["Value"]]}
+    return kept
 
 
 def _take(result: DicomJson, attributes: Mapping[str, Any], tags: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 from insitu.archive import metadata
 from insitu.archive.blobs import BlobStore
@@ -39,13 +40,14 @@ def documents(blobs: BlobStore, rows: list[Row], base: str) -> Iterator[bytes]:
     for row in rows:
         text = row["body"]
         if text is None:
-            text = _made(blobs, row)
+            text = json.dumps(metadata_of(blobs, row), ensure_ascii=False)
         yield (opening + text.replace(_RELATIVE, absolute)).encode()
         opening = ","
     yield b"]"
 
 
-def _made(blobs: BlobStore, row: Row) -> str:
+def metadata_of(blobs: BlobStore, row: Row) -> dict[str, Any]:
+    """The DICOM JSON of an instance, from its blob; of one that cannot be read only what the index knows."""
     try:
         document = metadata.instance_metadata(blobs, row)
     except (Invalid, NotFound) as error:
@@ -60,4 +62,4 @@ def _made(blobs: BlobStore, row: Row) -> str:
         document = dict(element(keyword, row[column]) for keyword, column in columns.items())
     if CHARACTER_SET in document:
         document[CHARACTER_SET] = UTF8
-    return json.dumps(document, ensure_ascii=False)
+    return document

@@ -1,29 +1,35 @@
 """QIDO-RS: searches for studies, series and instances (PS3.18 10.6).
 
-Every answer has the header X-Total-Count: how many results there are on all pages.
+The header X-Total-Count says how many results there are on all pages, where that is known exactly. It is counted as far as COUNTED
+results behind the page; beyond, only for `Prefer: count=exact`. `Link: rel="next"` leads to the next page.
 Not here: reading parameters (query), the SQL (insitu.archive.search_sql), the look of a result (answers).
 """
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Annotated
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, Request, Response
 
-from insitu.archive import metadata
+from insitu.archive import search_sql
 from insitu.archive.search import Level, Search
-from insitu.archive.search_sql import statement
+from insitu.database import Row
+from insitu.errors import Invalid
 from insitu.projects.permissions import Action, Principal, visible_projects
 
 from ..access import requires
 from ..context import Context, Ctx
 from .answers import answer
-from .negotiation import json_type
-from .query import parse
+from .documents import metadata_of
+from .negotiation import BadRequest, json_type
+from .query import parse, place_text
 from .resource import accept_of, base_url
 
 router = APIRouter(tags=["dicomweb"])
+COUNTED = 1000  # results behind the page that are counted without being asked to
 Reader = Annotated[Principal, Depends(requires(Action.IMAGE_READ))]
 
 
@@ -34,75 +40,96 @@ def _search(
     level: Level,
     study: str | None = None,
     series: str | None = None,
-) -> JSONResponse:
+) -> Response:
     media_type = json_type(accept_of(request))
     search = parse(level, request.query_params.multi_items())
-    sql = statement(search, visible_projects(principal, Action.IMAGE_READ), study=study, series=series)
-    with context.database.transaction() as connection:
-        rows = connection.execute(sql.page, sql.parameters).fetchall() if search.limit else []
-        if 0 < len(rows) < search.limit:
-            total = search.offset + len(rows)
-        else:
-            counted = connection.execute(sql.count, sql.parameters).fetchone()
-            total = counted["total"] if counted else 0
+    projects = visible_projects(principal, Action.IMAGE_READ)
+    exact = "count=exact" in request.headers.get("prefer", "").replace(" ", "").split(",")
+    try:
+        with context.database.transaction() as connection:
+            # one more than asked for says whether there are more
+            rows = search_sql.run(
+                connection, replace(search, limit=search.limit + 1), projects, study=study, series=series
+            )
+            more, rows = len(rows) > search.limit, rows[: search.limit]
+            if not more and not search.after and (rows or not search.offset):
+                total, bound = search.offset + len(rows), None
+            else:
+                bound = None if exact else search.offset + search.limit + COUNTED
+                total = search_sql.count(connection, search, projects, study=study, series=series, bound=bound)
+    except Invalid as error:
+        raise BadRequest(error.what, value=error.value, why=error.why, remedy=error.remedy) from error
     if level == Level.INSTANCE:
         for row in rows:
             if row["body"] is None:  # the dispatcher has not come to it yet
-                row["body"] = metadata.instance_metadata(context.archive.blobs, row)
+                row["body"] = metadata_of(context.archive.blobs, row)
     base = base_url(request)
     relational = study is None or (level == Level.INSTANCE and series is None)
     answers = [answer(search, row, base, relational=relational) for row in rows]
-    response = JSONResponse(answers, media_type=media_type)
-    response.headers["X-Total-Count"] = str(total)
-    for warning in _warnings(search, total, len(rows), base):
-        response.headers.append("Warning", warning)
+    body = json.dumps(answers, ensure_ascii=False, separators=(",", ":")).encode()
+    response = Response(body, media_type=media_type)
+    known = bound is None or total <= bound
+    if known:
+        response.headers["X-Total-Count"] = str(total)
+    if exact:
+        response.headers["Preference-Applied"] = "count=exact"
+    if more and rows:
+        response.headers["Link"] = f'<{_next(request, base, search, rows[-1])}>; rel="next"'
+    for warning in _warnings(search, more, total if known and not search.after else None, len(rows)):
+        response.headers.append("Warning", f'299 {base}/dicom-web "{warning}"')
     return response
 
 
-def _warnings(search: Search, total: int, found: int, base: str) -> list[str]:
-    """Warning headers of PS3.18 8.3.4: what was not done as asked."""
+def _next(request: Request, base: str, search: Search, last: Row) -> str:
+    """Address of the page behind `last`."""
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name not in ("offset", "after")]
+    place = place_text(search_sql.place(search, last))
+    return f"{base}{request.url.path}?{urlencode([*kept, ('after', place)])}"
+
+
+def _warnings(search: Search, more: bool, total: int | None, found: int) -> list[str]:
+    """Warnings of PS3.18 8.3.4: what was not done as asked."""
     texts = []
     if search.fuzzy:
         texts.append("The fuzzymatching parameter is not supported. Only literal matching has been performed.")
-    remaining = total - search.offset - found
-    if remaining > 0:
-        texts.append(f"There are {remaining} additional results that can be requested")
-    return [f'299 {base}/dicom-web "{text}"' for text in texts]
+    if total is not None and total > search.offset + found:
+        texts.append(f"There are {total - search.offset - found} additional results that can be requested")
+    elif more:
+        texts.append("There are additional results that can be requested")
+    return texts
 
 
 @router.get("/studies")
-def search_studies(request: Request, context: Ctx, principal: Reader) -> JSONResponse:
+def search_studies(request: Request, context: Ctx, principal: Reader) -> Response:
     """Search for studies."""
     return _search(request, context, principal, Level.STUDY)
 
 
 @router.get("/series")
-def search_series(request: Request, context: Ctx, principal: Reader) -> JSONResponse:
+def search_series(request: Request, context: Ctx, principal: Reader) -> Response:
     """Search for series of all studies."""
     return _search(request, context, principal, Level.SERIES)
 
 
 @router.get("/instances")
-def search_instances(request: Request, context: Ctx, principal: Reader) -> JSONResponse:
+def search_instances(request: Request, context: Ctx, principal: Reader) -> Response:
     """Search for instances of all studies."""
     return _search(request, context, principal, Level.INSTANCE)
 
 
 @router.get("/studies/{study}/series")
-def search_series_of_study(request: Request, context: Ctx, principal: Reader, study: str) -> JSONResponse:
+def search_series_of_study(request: Request, context: Ctx, principal: Reader, study: str) -> Response:
     """Search for series of a study."""
     return _search(request, context, principal, Level.SERIES, study)
 
 
 @router.get("/studies/{study}/instances")
-def search_instances_of_study(request: Request, context: Ctx, principal: Reader, study: str) -> JSONResponse:
+def search_instances_of_study(request: Request, context: Ctx, principal: Reader, study: str) -> Response:
     """Search for instances of a study."""
     return _search(request, context, principal, Level.INSTANCE, study)
 
 
 @router.get("/studies/{study}/series/{series}/instances")
-def search_instances_of_series(
-    request: Request, context: Ctx, principal: Reader, study: str, series: str
-) -> JSONResponse:
+def search_instances_of_series(request: Request, context: Ctx, principal: Reader, study: str, series: str) -> Response:
     """Search for instances of a series."""
     return _search(request, context, principal, Level.INSTANCE, study, series)

@@ -5,6 +5,8 @@ Not here: what a search is (insitu.archive.search), its SQL (insitu.archive.sear
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Iterable
 
@@ -39,6 +41,13 @@ def parse(level: Level, parameters: Iterable[tuple[str, str]]) -> Search:
 def _parse(level: Level, parameters: Iterable[tuple[str, str]]) -> Search:
     conditions: list[Condition] = []
     fields: set[str] = set()
+    paths: set[tuple[str, ...]] = set()
+
+    def ask(path: tuple[str, ...]) -> None:
+        fields.add(path[0])
+        paths.add(path)
+
+    after: tuple[int | str | None, ...] = ()
     everything, fuzzy, limit, offset = False, False, MAXIMUM_RESULTS, 0
     seen: set[str | tuple[str, ...]] = set()
     for name, value in parameters:
@@ -47,7 +56,7 @@ def _parse(level: Level, parameters: Iterable[tuple[str, str]]) -> Search:
                 if item == "all":
                     everything = True
                 else:
-                    fields.add(attribute_path(item)[0][0])
+                    ask(attribute_path(item)[0])
             continue
         if name == "accept":  # negotiation reads it
             continue
@@ -56,6 +65,8 @@ def _parse(level: Level, parameters: Iterable[tuple[str, str]]) -> Search:
             limit = min(_count(name, value), MAXIMUM_RESULTS)
         elif name == "offset":
             offset = _count(name, value)
+        elif name == "after":
+            after = _place(value)
         elif name == "fuzzymatching":
             if value not in ("true", "false"):
                 raise BadRequest("fuzzymatching is true or false", value=value)
@@ -63,13 +74,39 @@ def _parse(level: Level, parameters: Iterable[tuple[str, str]]) -> Search:
         else:
             path, vr = attribute_path(name)
             key = path
-            fields.add(path[0])
+            ask(path)
             if value not in ("", '""', "*"):  # empty: universal matching
                 conditions.append(condition(name, path, vr, value))
         if key in seen:
             raise BadRequest("A parameter stands twice", value=name, remedy="Give each attribute once")
         seen.add(key)
-    return Search(level, tuple(conditions), frozenset(fields), everything, limit, offset, fuzzy)
+    if after and offset:
+        raise BadRequest(
+            "after and offset exclude each other", value=str(offset), remedy="Follow the Link of an answer"
+        )
+    # A sequence that is asked for as a whole is given as a whole.
+    inside = frozenset(path for path in paths if not any(path[:length] in paths for length in range(1, len(path))))
+    return Search(
+        level, tuple(conditions), frozenset(fields), everything, limit, offset, fuzzy,
+        frozenset(path for path in inside if len(path) > 1), after,
+    )  # fmt: skip
+
+
+def place_text(place: tuple[int | str | None, ...]) -> str:
+    """A place in the results as the value of the parameter `after`."""
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
+
+
+def _place(text: str) -> tuple[int | str | None, ...]:
+    try:
+        place = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (ValueError, RecursionError):
+        place = None
+    if not isinstance(place, list) or not all(item is None or type(item) in (int, str) for item in place) or not place:
+        raise BadRequest("This is not a place in results", value=text[:100], remedy="Follow the Link of an answer")
+    if any("\0" in item for item in place if isinstance(item, str)):
+        raise BadRequest("This is not a place in results", value=text[:100], remedy="Follow the Link of an answer")
+    return tuple(place)
 
 
 def _count(name: str, value: str) -> int:
