@@ -144,8 +144,14 @@ def _document(dataset: Dataset, address: str, depth: int = 0) -> dict[str, Any]:
             elif element.VR in _BINARY and element.value and len(element.value) > BULK_LIMIT:
                 document[name] = {"vr": element.VR, "BulkDataURI": address + name}
             elif tag.element != 0:  # group lengths are no metadata
-                document[name] = element.to_json_dict(None, 0)
+                document[name] = _with_nulls(element.to_json_dict(None, 0))
         except FAILURES:
             # A value that breaks the rules of its VR has no form in JSON; the others have.
             continue
     return document
+
+
+def _with_nulls(attribute: dict[str, Any]) -> dict[str, Any]:
+    """The attribute with null for each empty value among others (PS3.18 F.2.5)."""
+    values = attribute.get("Value", ())
+    return attribute | {"Value": [None if value == "" else value for value in values]} if len(values) > 1 else attribute
