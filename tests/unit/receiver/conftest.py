@@ -42,13 +42,13 @@ class Receiver:
             )
         self.until("the receiver is ready", lambda: '"ready"' in self.log.read_text())
 
-    def until(self, what: str, done: Callable[[], object], seconds: float = 60) -> None:
+    def until(self, what: str, done: Callable[[], object], seconds: float = 60, poll: float = 0.05) -> None:
         """Wait for something that must happen."""
         deadline = time.monotonic() + seconds
         while not done():
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, f"not in {seconds} s: {what}\n{self.log.read_text()}"
-            time.sleep(0.05)
+            time.sleep(poll)
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes that are alive."""
@@ -109,22 +109,27 @@ def start(database_dsn: str, database: Database, tmp_path: Path) -> Iterator[Cal
 
 
 @pytest.fixture(scope="module")
-def module_receiver(postgres_server: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
-    """One receiver for all tests of a module, with a database of its own."""
-    socket_folder, password = postgres_server
+def module_dsn(postgres_server: tuple[Path, str]) -> Iterator[str]:
+    """Connection string of a fresh database for all tests of a module."""
+    folder, password = postgres_server
     name = f"t{uuid.uuid4().hex}"
-    admin = f"host={socket_folder} user=postgres password={password}"
+    admin = f"host={folder} user=postgres password={password}"
     with psycopg.connect(f"{admin} dbname=postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template_insitu")
-    dsn = f"{admin} dbname={name}"
-    database = Database(dsn, minimum=1, maximum=4)
-    receiver = Receiver(dsn, tmp_path_factory.mktemp("receiver"), database)
+    yield f"{admin} dbname={name}"
+    with psycopg.connect(f"{admin} dbname=postgres", autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def module_receiver(module_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    """One receiver for all tests of a module."""
+    database = Database(module_dsn, minimum=1, maximum=4)
+    receiver = Receiver(module_dsn, tmp_path_factory.mktemp("receiver"), database)
     yield receiver
     if receiver.process.poll() is None:
         receiver.stop()
     database.close()
-    with psycopg.connect(f"{admin} dbname=postgres", autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

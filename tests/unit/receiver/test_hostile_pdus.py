@@ -94,7 +94,7 @@ def test_the_peer_is_answered_as_recorded(hostile: Receiver, case: Case) -> None
         if case.answer != "accept":
             connection.shutdown(socket.SHUT_WR)
         assert answered(connection) == case.answer
-    hostile.until("the association has ended", lambda: '"association ' in hostile.log.read_text()[mark:])
+    hostile.until("the association has ended", lambda: '"association ' in hostile.log.read_text()[mark:], poll=0.005)
     lines = [json.loads(line) for line in hostile.log.read_text()[mark:].splitlines()]
     (end,) = [line for line in lines if line["message"].startswith("association ")]
     assert end["peer"] == "127.0.0.1"
@@ -107,4 +107,6 @@ def test_the_peer_is_answered_as_recorded(hostile: Receiver, case: Case) -> None
         assert answered(connection) == "accept"
         connection.sendall(bytes([pdu.RELEASE_RQ, 0, 0, 0, 0, 4, 0, 0, 0, 0]))
         assert answered(connection) == "release"
-    hostile.until("the next one has ended too", lambda: hostile.log.read_text()[mark:].count('"association ') == 2)
+    hostile.until(
+        "the next one has ended too", lambda: hostile.log.read_text()[mark:].count('"association ') == 2, poll=0.005
+    )
