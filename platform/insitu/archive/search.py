@@ -45,6 +45,12 @@ COMPUTED = _tags(
 )  # fmt: skip
 MODALITIES_IN_STUDY = tag_of("ModalitiesInStudy")
 
+# Times, and the dates that say of which day they are.
+DATES_OF_TIMES = {
+    tag_of(f"{name}Time"): tag_of(f"{name}Date")
+    for name in ("Study", "Series", "Acquisition", "Content", "PerformedProcedureStepStart")
+}
+
 NUMERIC = frozenset({"IS", "DS", "US", "UL", "SS", "SL", "FL", "FD", "SV", "UV"})
 RANGED = frozenset({"DA", "TM", "DT"})
 UNMATCHABLE = frozenset({"OB", "OW", "OF", "OD", "OL", "OV", "UN", "SQ", "AT"})
@@ -85,6 +91,9 @@ class Search:
         Tags of the attributes asked for; of `paths` the first tag.
     paths : frozenset of tuple of str
         Attributes inside of sequences asked for; the rest of their sequences is left out, unless a field asks for them.
+    date_times : bool
+        A range of dates and one of times that belong together are one range of date-times (PS3.18 8.3.4.1.1): the times
+        bound its first and last day only. Otherwise each is matched by itself (PS3.4 C.2.2.2.5, not negotiated).
     after : tuple
         Place of the row that the page begins behind, as `search_sql.place` gives it; empty: the first page.
     """
@@ -98,6 +107,14 @@ class Search:
     fuzzy: bool = False
     paths: frozenset[tuple[str, ...]] = frozenset()
     after: tuple[int | str | None, ...] = ()
+    date_times: bool = False
+
+    def date_of(self, time: Condition) -> Condition | None:
+        """The range of dates with which a range of times is one range; None where each is matched by itself."""
+        if not self.date_times or len(time.path) != 1 or "-" not in time.value:
+            return None
+        date = DATES_OF_TIMES.get(time.path[0])
+        return next((c for c in self.conditions if c.path == (date,) and "-" in c.value), None)
 
 
 def attribute_path(name: str) -> tuple[tuple[str, ...], str]:

@@ -118,6 +118,9 @@ class _Builder:
             condition.value
         ):  # equality, for which there is an index
             return f"{document} @> {self.bind(json.dumps(_containing(condition)))}::jsonb"
+        date = self.search.date_of(condition)
+        if date is not None:
+            return self.time_of_days(document, date, condition)
         path, variables = json_path(condition)
         exists = (
             f"jsonb_path_exists({document}, {self.bind(path)}::jsonpath, {self.bind(json.dumps(variables))}::jsonb)"
@@ -127,6 +130,22 @@ class _Builder:
             return exists
         narrowed = " OR ".join(self.begins(f"st.{column}", prefix, lower=True) for column in _NAMES)
         return f"({narrowed}) AND {exists}"
+
+    def time_of_days(self, document: str, date: Condition, time: Condition) -> str:
+        """The times of a range of date-times: they bound its first and its last day, the days between have any."""
+        bounds = zip(value_range("DA", date.value), value_range("TM", time.value), (">", "<"), (">=", "<"), strict=True)
+        conditions = []
+        for day, hour, beyond, within in bounds:
+            if day is None or hour is None:  # open to this side
+                continue
+            tests = ((date, beyond, day.rstrip("~")), (time, within, hour))
+            texts = []
+            for each, sign, bound in tests:
+                path = self.bind(f'$."{each.path[0]}".Value[*] ? (@ {sign} $bound)')
+                variables = self.bind(json.dumps({"bound": bound}))
+                texts.append(f"jsonb_path_exists({document}, {path}::jsonpath, {variables}::jsonb)")
+            conditions.append(f"({' OR '.join(texts)})")
+        return " AND ".join(conditions) or "true"
 
     def begins(self, column: str, prefix: str, *, lower: bool = False) -> str:
         """A condition that an ordinary index serves. The bound holds the greatest character there is."""

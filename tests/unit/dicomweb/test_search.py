@@ -54,6 +54,8 @@ FOUND = [
     ({"StudyTime": "104500-"}, {"1.2.4", "1.2.5"}),
     ({"StudyTime": "-1044"}, {"1.2.3"}),
     ({"StudyTime": "23-"}, {"1.2.5"}),
+    ({"StudyDate": "20240131-20240301", "StudyTime": "1000-0900"}, {"1.2.3"}),  # one range of date-times
+    ({"StudyDate": "20240131-", "StudyTime": "1031-"}, {"1.2.4", "1.2.5"}),
     ({"ModalitiesInStudy": "MR"}, {"1.2.3", "1.2.5"}),
     ({"ModalitiesInStudy": "MR,CT"}, {"1.2.3", "1.2.4", "1.2.5"}),
     ({"SeriesDescription": "T1"}, {"1.2.3"}),

@@ -88,7 +88,7 @@ def _parse(level: Level, parameters: Iterable[tuple[str, str]]) -> Search:
     inside = frozenset(path for path in paths if not any(path[:length] in paths for length in range(1, len(path))))
     return Search(
         level, tuple(conditions), frozenset(fields), everything, limit, offset, fuzzy,
-        frozenset(path for path in inside if len(path) > 1), after,
+        frozenset(path for path in inside if len(path) > 1), after, date_times=True,
     )  # fmt: skip
 
 
