@@ -99,6 +99,8 @@ class Selection:
     count : Deleted
     projects : list of str
         Projects that lose something.
+    emptied : list of str
+        Series of which nothing stays: what the journal tells of them from before is of no matter any more.
     """
 
     target: Target
@@ -107,6 +109,7 @@ class Selection:
     shared: list[Row]
     count: Deleted
     projects: list[str] = field(default_factory=list)
+    emptied: list[str] = field(default_factory=list)
 
 
 def preview(
@@ -279,22 +282,13 @@ def _select(
         mine[0]["series_instance_uid"] if target.kind != "study" else None,
         target.instance,
     )
+    names = [row["series_instance_uid"] for row in whole if row["id"] in emptied]
     losing = sorted({name for row in mine for name in row["projects"] if projects is None or name in projects})
-    return Selection(filled, going, [row["blob_key"] for row in aside], shared, count, losing)
+    return Selection(filled, going, [row["blob_key"] for row in aside], shared, count, losing, names)
 
 
 def _refuse(connection: Connection, selection: Selection) -> None:
     target = selection.target
-    held = connection.execute(
-        "SELECT reason, placed_by FROM hold WHERE study_instance_uid = %s", (target.study,)
-    ).fetchone()
-    if held is not None:
-        raise Conflict(
-            "This study is held and cannot be deleted",
-            value=target.study,
-            why=f"{held['placed_by']} placed a hold: {held['reason']}",
-            remedy="Whoever manages the archive can release the hold",
-        )
     if target.instance and selection.shared:
         raise Conflict(
             "Other projects hold this instance too",
@@ -304,19 +298,64 @@ def _refuse(connection: Connection, selection: Selection) -> None:
         )
     uids = sorted({row["series_instance_uid"] for row in selection.going})
     makers = sorted({row["execution"] for row in selection.going if row["execution"]})
+    refuse(connection, str(target.study), uids, makers)
+
+
+def refuse(connection: Connection, study: str, series: list[str], makers: list[str]) -> None:
+    """Refuse to take away what is held, or what a run that has not ended needs.
+
+    Parameters
+    ----------
+    study : str
+        Study Instance UID.
+    series : list of str
+        Series Instance UIDs that lose something.
+    makers : list of str
+        Executions whose results they are.
+
+    Raises
+    ------
+    Conflict
+    """
+    held = connection.execute("SELECT reason, placed_by FROM hold WHERE study_instance_uid = %s", (study,)).fetchone()
+    if held is not None:
+        raise Conflict(
+            "This study is held, nothing of it may go",
+            value=study,
+            why=f"{held['placed_by']} placed a hold: {held['reason']}",
+            remedy="Whoever manages the archive can release the hold",
+        )
     active = connection.execute(
         "SELECT e.id FROM execution e JOIN run r ON r.identity = e.run"
         " WHERE e.state IN ('requested', 'submitted', 'running') AND (e.id = ANY(%s) OR EXISTS (SELECT 1"
         " FROM jsonb_array_elements(r.inputs) i WHERE i ->> 'series_instance_uid' = ANY(%s))) ORDER BY e.id LIMIT 1",
-        (makers, uids),
+        (makers, series),
     ).fetchone()
     if active is not None:
         raise Conflict(
-            "A run that has not ended needs what is to be deleted",
+            "A run that has not ended needs what is to go",
             value=active["id"],
-            why="its input or its results would go",
+            why="its input or its results would be lost",
             remedy=f"Wait for it, or cancel it: insitu run cancel {active['id']}",
         )
+
+
+def checked_reason(reason: str) -> str:
+    """The reason without surrounding space.
+
+    Raises
+    ------
+    Invalid
+        It has fewer than 3 or more than 500 characters.
+    """
+    reason = reason.strip()
+    if not SHORTEST_REASON <= len(reason) <= LONGEST_REASON:
+        raise Invalid(
+            "This needs a reason",
+            value=reason[:80],
+            why=f"a reason has {SHORTEST_REASON} to {LONGEST_REASON} characters",
+        )
+    return reason
 
 
 def _decide(
@@ -342,7 +381,7 @@ def _decide(
         entry = {
             "id": str(identifier), "at": time_of(identifier).isoformat(), "actor": actor, "reason": reason, "rule": rule,
             "study_instance_uid": selection.target.study, "series_instance_uid": selection.target.series,
-            "sop_instance_uid": selection.target.instance, **count, "keys": keys,
+            "sop_instance_uid": selection.target.instance, **count, "keys": keys, "emptied": selection.emptied,
         }  # fmt: skip
         if selection.going:
             insert(connection, entry, keys)
@@ -381,8 +420,11 @@ def _settle(database: Database, blobs: BlobStore, identifier: uuid.UUID) -> None
         connection.execute("UPDATE deletion SET keys = NULL WHERE id = %s", (identifier,))
 
 
-def remove_rows(connection: Connection, blobs: BlobStore, keys: Sequence[str]) -> None:
-    """Remove from the index what stands for these blobs, and what hangs on it; what is left is made to agree again."""
+def remove_rows(connection: Connection, blobs: BlobStore, keys: Sequence[str], *, results: bool = True) -> None:
+    """Remove from the index what stands for these blobs, and what hangs on it; what is left is made to agree again.
+
+    With `results` they are no results of their runs any more.
+    """
     keys = list(keys)
     series = connection.execute(
         # In this order, as the dispatcher locks them. It waits for objects that are just being added to them.
@@ -396,7 +438,8 @@ def remove_rows(connection: Connection, blobs: BlobStore, keys: Sequence[str]) -
     gone = connection.execute(
         "DELETE FROM instance WHERE blob_key = ANY(%s) RETURNING sop_instance_uid", (keys,)
     ).fetchall()
-    _forget_results(connection, [row["sop_instance_uid"] for row in gone])
+    if results:
+        _forget_results(connection, [row["sop_instance_uid"] for row in gone])
     for row in series:
         left = connection.execute(
             "SELECT receipt FROM instance WHERE series = %s ORDER BY id DESC LIMIT 1", (row["id"],)
@@ -406,6 +449,7 @@ def remove_rows(connection: Connection, blobs: BlobStore, keys: Sequence[str]) -
             connection.execute("DELETE FROM series WHERE id = %s", (row["id"],))
         else:
             derivation.derive_series(connection, blobs, row["id"])
+            links.record(connection, blobs, row["id"])
             # What is left is another content: it becomes a revision of its own.
             connection.execute(
                 "INSERT INTO series_event (series, receipt) VALUES (%s, %s)", (row["id"], left["receipt"])

@@ -6,15 +6,17 @@ Not here: who may open it and the receipts (insitu.archive.store).
 
 from __future__ import annotations
 
+import logging
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import psycopg
 
-from insitu.database import Connection
+from insitu.database import Connection, Row
 from insitu.errors import Unavailable
 
-from . import journal, rows
+from . import derivation, journal, links, patient, rows
+from .classes import storable
 from .examine import Examination, Identity, Unfit, file_meta
 from .levels import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
 from .outcome import Outcome, Stored
@@ -23,11 +25,17 @@ from .receipts import Receipt, ordered_uuid, time_of
 if TYPE_CHECKING:
     from .store import Archive
 
+logger = logging.getLogger(__name__)
+
 TRIES = 3  # of a transaction that PostgreSQL breaks off in favour of another
 
 
 class Contradiction(Exception):
     """The object contradicts the index; rolls back the transaction it is found in."""
+
+
+class Vanished(Exception):
+    """What the object ran into was deleted just now: it is to be tried again."""
 
 
 class Incoming:
@@ -54,6 +62,7 @@ class Incoming:
         self._unfit = ""
         self._durable_at: str | None = None
         self._stored: Stored | None = None
+        self._patient: bytes | None = None
         self._ended = False
         if transfer_syntax_uid is not None:
             meta = file_meta(
@@ -107,9 +116,10 @@ class Incoming:
             for attempt in range(TRIES):
                 try:
                     return self._index()
-                except psycopg.errors.DeadlockDetected:
+                except (psycopg.errors.DeadlockDetected, Vanished) as error:
                     if attempt == TRIES - 1:
-                        raise
+                        self.withdraw()
+                        raise Unavailable("The archive is busy with this object", remedy="Send it again") from error
             raise AssertionError  # the loop returns or raises
         except Contradiction as error:
             return self.quarantine(str(error))
@@ -128,6 +138,10 @@ class Incoming:
         """Examine the whole object and make its blob durable. False where it is unfit: then only `quarantine` is left."""
         try:
             self._identity = self._examination.finish(self._writer.contents)
+            if not storable(
+                self._identity.sop_class_uid, accept_unknown=self._archive.settings.accept_unknown_sop_classes
+            ):
+                raise Unfit("the SOP class is no storage class known here, and accept_unknown_sop_classes is off")
         except Unfit as error:
             self._unfit = str(error)
             return False
@@ -157,10 +171,13 @@ class Incoming:
             raise Contradiction(f"its series is known under another study: {study}")
         inserted = rows.insert_instance(connection, row, series, self._receipt.id)
         if inserted:
+            self._compare_patient(connection, series)
             self._stored = self._outcome(Outcome.STORED)
             self._seen = (series, study)
             return self._stored
         known = rows.known_instance(connection, identity.sop_instance_uid)
+        if known is None:
+            raise Vanished
         if known["blob_key"] == self.key:
             # A rebuild of the index came across the durable blob before this transaction: the row is ours.
             rows.mark_dirty(connection, known["series"], self._receipt.id)
@@ -168,6 +185,8 @@ class Incoming:
             self._seen = (series, study)
             return self._stored
         if bytes(known["digest"]) == row.digest and known["transfer_syntax_uid"] == identity.transfer_syntax_uid:
+            if not archive.blobs.exists(known["blob_key"]):
+                return self._replace_lost(connection, row, known)
             if self._receipt.project is not None:
                 rows.link_shared(connection, archive.blobs, known["series"], self._receipt)
             self._stored = self._outcome(Outcome.DUPLICATE)
@@ -178,11 +197,35 @@ class Incoming:
             )
         return self._stored
 
+    def _compare_patient(self, connection: Connection, series: int) -> None:
+        """See that a new object is of the patient of its study; known objects are compared by their digest."""
+        said = patient.said(self.identity)
+        if (series, said) in self._archive.patients_seen:
+            return
+        if patient.contradict(patient.of_series(connection, series), patient.read(self.identity)):
+            raise Contradiction("its study is known under another Patient ID")
+        self._patient = said
+
+    def _replace_lost(self, connection: Connection, row: rows.InstanceRow, known: Row) -> Stored:
+        """The blob of what is known is lost, or was put aside because it had rotted: this one takes its place."""
+        if not rows.replace_blob(connection, known, row, self._receipt.id):
+            raise Vanished
+        # It is now the last to arrive.
+        derivation.derive_series(connection, self._archive.blobs, known["series"])
+        derivation.derive_study(connection, self._archive.blobs, known["study"])
+        links.record(connection, self._archive.blobs, known["series"])
+        rows.mark_dirty(connection, known["series"], self._receipt.id)
+        self._stored = self._outcome(Outcome.STORED)
+        self._seen = (known["series"], self.identity.study_instance_uid)
+        return self._stored
+
     def settle(self) -> None:
         """After the transaction: forget the blob of what was here already, remember the series of what was new."""
         stored = self._stored
         if stored is not None and stored.outcome is Outcome.STORED:
             self._archive.series_seen.put(self.identity.series_instance_uid, *self._seen)
+            if self._patient is not None:
+                self._archive.patients_seen.put(self._seen[0], self._patient)
         elif stored is not None and self._durable_at == self.key:
             self.withdraw()
 
@@ -218,6 +261,10 @@ class Incoming:
                 raise database_away(error) from error
             raise
         self._durable_at = None  # it is not ours to withdraw any more
+        logger.warning(
+            "an object was quarantined: %s", reason,
+            extra={"fields": {"receipt": self._receipt.id, "blob_key": key, "bytes": self._size}},
+        )  # fmt: skip
         return self._outcome(Outcome.QUARANTINED, reason)
 
     def _index(self) -> Stored:
@@ -228,13 +275,11 @@ class Incoming:
                 if stored.outcome is Outcome.CONFLICT_KEPT:
                     self._keep_conflict(connection)
                 committing = True
-        except psycopg.errors.ForeignKeyViolation:
-            # The series was deleted since this process saw it last.
-            if not self._archive.series_seen.forget(self.identity.series_instance_uid):
-                self.withdraw()
-                raise
-            return self._index()
-        except (Contradiction, psycopg.errors.DeadlockDetected):
+        except psycopg.errors.ForeignKeyViolation as error:
+            # The series was deleted since this process, or this transaction, saw it last.
+            self._archive.series_seen.forget(self.identity.series_instance_uid)
+            raise Vanished from error
+        except (Contradiction, Vanished, psycopg.errors.DeadlockDetected):
             raise  # the blob is moved, or used again
         except BaseException:
             # Whether a commit that was under way went through is not known: then the blob stays, and scrub sees to it.

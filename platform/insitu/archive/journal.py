@@ -29,7 +29,7 @@ def append(blobs: BlobStore, event: str, *, identifier: uuid.UUID | None = None,
     ----------
     blobs : BlobStore
     event : str
-        `link`, `unlink`, `revision`, `quarantine`, `conflict`, `deletion`, `hold` or `release`.
+        `link`, `unlink`, `links`, `revision`, `quarantine`, `conflict`, `resolution`, `deletion`, `hold`, `release` or `dataset`.
     content : Any
         What is needed to do it again; JSON.
     identifier : UUID, optional
@@ -40,8 +40,14 @@ def append(blobs: BlobStore, event: str, *, identifier: uuid.UUID | None = None,
     blobs.put(key(identifier or ordered_uuid()), json.dumps(entry, separators=(",", ":")).encode())
 
 
-def entries(blobs: BlobStore) -> Iterator[dict[str, Any]]:
-    """Every entry, oldest first."""
+def entries(blobs: BlobStore, unreadable: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Every entry, oldest first. Keys of those that are damaged are appended to `unreadable`, else they raise ValueError."""
     for blob in blobs.list(PREFIX):
-        entry: dict[str, Any] = json.loads(blobs.read(blob.key))
+        try:
+            entry: dict[str, Any] = json.loads(blobs.read(blob.key))
+        except ValueError:
+            if unreadable is None:
+                raise
+            unreadable.append(blob.key)
+            continue
         yield entry

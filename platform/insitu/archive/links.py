@@ -11,7 +11,7 @@ from insitu.database import Connection
 from insitu.settings import Settings
 
 from . import journal, rows
-from .blobs import file_store
+from .blobs import BlobStore, file_store
 
 
 def link(connection: Connection, settings: Settings, series_id: int, project: str, by: str) -> bool:
@@ -40,6 +40,21 @@ def unlink(connection: Connection, settings: Settings, series_id: int, project: 
             by=by, at=datetime.now(UTC).isoformat(),
         )  # fmt: skip
     return removed
+
+
+def record(connection: Connection, blobs: BlobStore, series_id: int) -> None:
+    """Write into the journal which projects a series is in now.
+
+    To be called where its first object goes or is replaced: a rebuild would put it into the project which the next one came for.
+    """
+    held = connection.execute(
+        "SELECT project, added_by AS by, added_at AS at FROM series_project WHERE series = %s ORDER BY project",
+        (series_id,),
+    ).fetchall()
+    journal.append(
+        blobs, "links", series_instance_uid=_uid(connection, series_id),
+        links=[{**row, "at": row["at"].isoformat()} for row in held],
+    )  # fmt: skip
 
 
 def _uid(connection: Connection, series_id: int) -> str:

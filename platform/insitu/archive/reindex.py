@@ -15,13 +15,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from insitu.database import Connection, Database, Row
-from insitu.errors import Invalid
+from insitu.errors import Invalid, NotFound
 from insitu.settings import Settings
 
-from . import deletion, derivation, index, journal, rows
+from . import conflicts, deletion, derivation, holds, index, journal, leftovers, rows
 from .blobs import BlobStore
 from .receipts import Receipt, time_of
 
+ROWS_AT_ONCE = 1000
 Progress = Callable[[int], None]
 
 
@@ -34,7 +35,9 @@ class Report:
     receipts, objects : int
         Blobs read.
     added, corrected, removed : int
-        Instance rows that were missing, differed from the blob, or had no blob.
+        Instance rows that were missing, differed from the blob, or stood for what was deleted.
+    missing : list of str
+        SOP Instance UIDs whose blob is gone. Their rows stay, so that nothing vanishes unseen; the same object sent again heals them.
     without_receipt : int
         Objects whose receipt is missing; their series belong to no project.
     unreadable : list of str
@@ -51,6 +54,7 @@ class Report:
     corrected: int = 0
     removed: int = 0
     without_receipt: int = 0
+    missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     surplus: list[str] = field(default_factory=list)
@@ -80,40 +84,63 @@ class _Rebuild:
         self._receipts: dict[str, Receipt] = {}
         self._present: set[str] = set()  # keys that stand for an instance
         self._new_series: set[str] = set()
-        self._deleted: set[str] = set()
+        self._deleted: set[str] = set()  # keys that are to stand for nothing any more
+        self._born: dict[str, int] = {}  # entry of the journal from which on a series is another one
+        self._rotten: set[str] = set()  # keys that were put into quarantine
         self._entries: list[dict[str, Any]] = []
         self._report = Report()
 
     def run(self) -> Report:
+        leftovers.finish(self._database, self._blobs)
         self._read_receipts()
-        self._entries = list(journal.entries(self._blobs))
-        for entry in self._entries:
+        self._entries = list(journal.entries(self._blobs, self._report.unreadable))
+        for number, entry in enumerate(self._entries):
+            self._foresee(entry)
             if entry["event"] == "deletion":
-                self._deleted.update(entry["keys"])
+                self._born.update(dict.fromkeys(entry["emptied"], number))
         # By the time in their names, which is the order they came in.
         keys = sorted((blob.key for blob in self._blobs.list("objects/")), key=lambda key: key.rpartition("/")[2])
-        if not keys:
+        if not keys and not self._receipts:
             self._refuse_to_empty()
         for key in keys:
-            if key not in self._deleted:
+            if key not in self._deleted and key not in self._rotten:
                 self._read_object(key)
             if self._progress is not None:
                 self._progress(self._report.objects)
-        self._remove_rows_without_blob()
-        for entry in self._entries:
+        self._remove_deleted_rows()
+        self._find_missing()
+        for number, entry in enumerate(self._entries):
+            if number < self._born.get(entry.get("series_instance_uid", ""), 0) and entry["event"] != "deletion":
+                continue  # of an earlier series of this UID, which was deleted
             with self._database.transaction() as connection:
                 self._replay(connection, entry)
+        with self._database.transaction() as connection:
+            holds.replay(connection, self._entries)
         self._settle_states()
         return self._report
 
+    def _foresee(self, entry: dict[str, Any]) -> None:
+        """What the journal says of objects that are there: gone, put aside, or put in the place of another."""
+        event = entry["event"]
+        if event == "deletion":
+            self._deleted.update(entry["keys"])
+        elif event == "resolution":
+            self._deleted.add(entry["given_up_key"])
+            if entry["resolution"] == "replace":
+                conflicts.promote(self._blobs, entry["second_key"])
+        elif event == "quarantine" and "was" in entry:
+            self._rotten.add(entry["was"])
+            if self._blobs.exists(entry["was"]):
+                self._blobs.move(entry["was"], entry["key"])
+
     def _refuse_to_empty(self) -> None:
-        """A blob store without any object beside a full index is a disk that is not there, not an empty archive."""
+        """A blob store without anything beside a full index is a disk that is not there, not an empty archive."""
         with self._database.transaction() as connection:
             if connection.execute("SELECT 1 FROM instance LIMIT 1").fetchone():
                 raise Invalid(
-                    "The blob store holds no object, but the index does",
+                    "The blob store is empty, but the index is not",
                     value=str(self._settings.blobs),
-                    why="to rebuild from it would empty the index",
+                    why="every object would count as missing",
                     remedy="See whether the disk with the blobs is mounted",
                 )
 
@@ -132,7 +159,10 @@ class _Rebuild:
 
     def _read_object(self, key: str) -> None:
         self._report.objects += 1
-        examined = derivation.examined(self._blobs, key)
+        try:
+            examined = derivation.examined(self._blobs, key)
+        except NotFound:
+            return  # deleted since it was listed
         parts = key.split("/")
         try:
             receipt_id, object_id = str(uuid.UUID(parts[1])), uuid.UUID(parts[-1].removesuffix(".dcm"))
@@ -188,25 +218,34 @@ class _Rebuild:
         """Whether another blob under the same UID is the one that counts: it was read already, or is yet to be read."""
         return key in self._present or (key not in self._deleted and self._blobs.exists(key))
 
-    def _remove_rows_without_blob(self) -> None:
+    def _remove_deleted_rows(self) -> None:
+        """Where the database is older than a deletion."""
+        keys = sorted(self._deleted)
+        for start in range(0, len(keys), ROWS_AT_ONCE):
+            with self._database.transaction() as connection:
+                standing = connection.execute(
+                    "SELECT blob_key FROM instance WHERE blob_key = ANY(%s)", (keys[start : start + ROWS_AT_ONCE],)
+                ).fetchall()
+                if standing:
+                    deletion.remove_rows(connection, self._blobs, [row["blob_key"] for row in standing])
+                    self._report.removed += len(standing)
+
+    def _find_missing(self) -> None:
         with self._database.transaction() as connection:
             older = connection.execute(
                 # What came while this works has its blob, and was not in the list of them.
-                "SELECT id, blob_key FROM instance WHERE received_at < %s",
+                "SELECT sop_instance_uid, blob_key FROM instance WHERE received_at < %s",
                 (self._started,),
             ).fetchall()
-            lost = [
-                row["id"]
-                for row in older
-                if row["blob_key"] not in self._present
-                and (row["blob_key"] in self._deleted or not self._blobs.exists(row["blob_key"]))
-            ]
-            connection.execute("DELETE FROM instance WHERE id = ANY(%s)", (lost,))
-            self._report.removed = len(lost)
+        self._report.missing = sorted(
+            row["sop_instance_uid"]
+            for row in older
+            if row["blob_key"] not in self._present and not self._blobs.exists(row["blob_key"])
+        )
 
     def _replay(self, connection: Connection, entry: dict[str, Any]) -> None:
         event = entry["event"]
-        if event in ("link", "unlink", "revision"):
+        if event in ("link", "unlink", "links", "revision"):
             series = index.find_series(connection, entry["series_instance_uid"], None)
             if series is None:
                 return
@@ -214,19 +253,14 @@ class _Rebuild:
                 self._replay_revision(connection, series["id"], entry)
             elif entry["series_instance_uid"] in self._new_series:
                 # The links of a series that was in the index all along are the index's own.
-                _ensure_project(connection, entry["project"])
-                if event == "link":
-                    rows.link(
-                        connection, series["id"], entry["project"], entry["by"], datetime.fromisoformat(entry["at"])
-                    )
-                else:
-                    connection.execute(
-                        "DELETE FROM series_project WHERE series = %s AND project = %s",
-                        (series["id"], entry["project"]),
-                    )
+                self._replay_links(connection, series["id"], entry)
         elif event == "deletion":
             # Where its row is here already it may be under way, and is finished by whoever has it.
             deletion.insert(connection, entry, None)
+        elif event == "resolution":
+            conflicts.insert(connection, entry, done=True)
+        elif event == "dataset" and entry["series_instance_uid"] in self._new_series:
+            self._replay_dataset(connection, entry)
         elif (
             event in ("quarantine", "conflict")
             and entry["key"] not in self._deleted
@@ -242,6 +276,32 @@ class _Rebuild:
                     connection, entry["sop_instance_uid"], bytes.fromhex(entry["digest"]),
                     entry["transfer_syntax_uid"], entry["key"], entry["receipt"], at,
                 )  # fmt: skip
+
+    @staticmethod
+    def _replay_links(connection: Connection, series: int, entry: dict[str, Any]) -> None:
+        if entry["event"] == "unlink":
+            connection.execute(
+                "DELETE FROM series_project WHERE series = %s AND project = %s", (series, entry["project"])
+            )
+            return
+        if entry["event"] == "links":
+            connection.execute("DELETE FROM series_project WHERE series = %s", (series,))
+        for item in entry["links"] if entry["event"] == "links" else [entry]:
+            _ensure_project(connection, item["project"])
+            rows.link(connection, series, item["project"], item["by"], datetime.fromisoformat(item["at"]))
+
+    @staticmethod
+    def _replay_dataset(connection: Connection, entry: dict[str, Any]) -> None:
+        _ensure_project(connection, entry["project"])
+        connection.execute(
+            "INSERT INTO dataset (project, name) VALUES (%(project)s, %(dataset)s) ON CONFLICT DO NOTHING", entry
+        )
+        connection.execute(
+            "INSERT INTO dataset_series (project, dataset, series, added_at)"
+            " SELECT %(project)s, %(dataset)s, id, %(at)s FROM series WHERE series_instance_uid = %(series_instance_uid)s"
+            " ON CONFLICT DO NOTHING",
+            entry,
+        )
 
     @staticmethod
     def _replay_revision(connection: Connection, series: int, entry: dict[str, Any]) -> None:

@@ -107,16 +107,17 @@ def ensure_series(connection: Connection, row: InstanceRow, receipt: Receipt | N
     if found is not None:
         return found
     values, syntax = identity.values, identity.syntax
-    study = connection.execute(
-        "INSERT INTO study (study_instance_uid, patient_id, attributes, created_at) VALUES (%s, %s, %s, %s)"
-        " ON CONFLICT (study_instance_uid) DO NOTHING RETURNING id",
-        (identity.study_instance_uid, *_study_values(identity), row.received_at),
-    ).fetchone()
-    if study is None:
+    study = None
+    while study is None:  # again where it is deleted between the two statements
         study = connection.execute(
-            "SELECT id FROM study WHERE study_instance_uid = %s", (identity.study_instance_uid,)
+            "INSERT INTO study (study_instance_uid, patient_id, attributes, created_at) VALUES (%s, %s, %s, %s)"
+            " ON CONFLICT (study_instance_uid) DO NOTHING RETURNING id",
+            (identity.study_instance_uid, *_study_values(identity), row.received_at),
         ).fetchone()
-    assert study is not None  # noqa: S101  READ COMMITTED sees the row that the insert ran into
+        if study is None:
+            study = connection.execute(
+                "SELECT id FROM study WHERE study_instance_uid = %s", (identity.study_instance_uid,)
+            ).fetchone()
     series_attributes = levels.attributes(values, syntax, levels.SERIES_LEVEL)
     created = connection.execute(
         "INSERT INTO series (series_instance_uid, study, modality, attributes, created_at, execution)"
@@ -196,14 +197,24 @@ def mark_dirty(connection: Connection, series: int, receipt: str) -> None:
     connection.execute("INSERT INTO series_event (series, receipt) VALUES (%s, %s)", (series, receipt))
 
 
-def known_instance(connection: Connection, sop_instance_uid: str) -> Row:
-    """The row that an insert ran into."""
-    row = connection.execute(
-        "SELECT digest, transfer_syntax_uid, series, blob_key FROM instance WHERE sop_instance_uid = %s",
+def known_instance(connection: Connection, sop_instance_uid: str) -> Row | None:
+    """The row that an insert ran into; None where it was deleted just now."""
+    return connection.execute(
+        "SELECT i.id, i.digest, i.transfer_syntax_uid, i.series, i.blob_key, s.study FROM instance i"
+        " JOIN series s ON s.id = i.series WHERE i.sop_instance_uid = %s",
         (sop_instance_uid,),
     ).fetchone()
-    assert row is not None  # noqa: S101  READ COMMITTED sees the row that the insert ran into
-    return row
+
+
+def replace_blob(connection: Connection, known: Row, row: InstanceRow, receipt: str) -> bool:
+    """Let another blob stand for a known instance; False where the instance changed meanwhile. Its metadata is made again."""
+    changed = connection.execute(
+        "UPDATE instance SET blob_key = %s, size = %s, dataset_offset = %s, receipt = %s, received_at = %s"
+        " WHERE id = %s AND blob_key = %s",
+        (row.blob_key, row.size, row.dataset_offset, receipt, row.received_at, known["id"], known["blob_key"]),
+    ).rowcount
+    connection.execute("DELETE FROM damage WHERE instance = %s", (known["id"],))
+    return changed > 0
 
 
 def insert_quarantine(connection: Connection, key: str, reason: str, size: int, receipt: str, at: datetime) -> None:

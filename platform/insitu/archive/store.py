@@ -22,6 +22,7 @@ from . import rows
 from .blobs import BlobStore
 from .incoming import Contradiction, Incoming, database_away
 from .outcome import Outcome, Stored
+from .patient import PatientCache
 from .receipts import LEASE, Channel, Receipt, ordered_uuid
 
 __all__ = ["Archive", "Outcome", "Receipt", "Stored"]
@@ -46,6 +47,7 @@ class Archive:
         self.blobs = blobs
         self.settings = settings
         self.series_seen = rows.SeriesCache()
+        self.patients_seen = PatientCache()
         self._waker = Waker(database.dsn)
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from insitu.archive import index, links
+from insitu.archive import datasets, index, links
 from insitu.archive.completeness import CompleteSeries
 from insitu.database import Connection
 from insitu.errors import NotFound
@@ -39,14 +39,7 @@ def apply(connection: Connection, settings: Settings, series: CompleteSeries) ->
         # The default project is for series that nobody assigned.
         links.unlink(connection, settings, series.series_id, settings.default_project, by)
     for dataset in decision.datasets:
-        connection.execute(
-            "INSERT INTO dataset (project, name) VALUES (%s, %s) ON CONFLICT DO NOTHING",
-            (dataset.project, dataset.name),
-        )
-        connection.execute(
-            "INSERT INTO dataset_series (project, dataset, series) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-            (dataset.project, dataset.name, series.series_id),
-        )
+        datasets.add(connection, settings, series.series_id, dataset.project, dataset.name)
     keep(connection, series, decision)
     return decision
 

@@ -89,8 +89,9 @@ def test_a_rebuild_in_place_mends_lost_and_foreign_rows_and_keeps_the_others(
     assert (report.added, report.corrected, report.removed) == (1, 1, 0)
     assert dump(database) == before
     blobs.delete(rows[2]["blob_key"])
-    assert reindex(database, blobs, settings).removed == 1
-    assert len(dump(database)["instance"]) == 4
+    report = reindex(database, blobs, settings)
+    assert (report.removed, len(report.missing)) == (0, 1)
+    assert dump(database) == before, "what is missing must not vanish from the index unseen"
 
 
 def test_an_object_without_a_receipt_belongs_to_no_project(
@@ -110,7 +111,7 @@ def test_a_blob_store_that_is_not_there_does_not_empty_the_index(
     database: Database, settings: Settings, tmp_path: Path
 ) -> None:
     before = dump(database)
-    with pytest.raises(Invalid, match="holds no object"):
+    with pytest.raises(Invalid, match="is empty"):
         reindex(database, FileBlobStore(tmp_path / "elsewhere"), settings)
     assert dump(database) == before
 
@@ -128,26 +129,6 @@ def test_a_receiver_whose_object_a_rebuild_found_first_does_not_lose_it(
     incoming.settle()
     assert blobs.exists(incoming.key)
     assert scrub(database, blobs).healthy
-
-
-def test_a_flipped_byte_is_found_and_never_taken_for_the_truth(
-    database: Database, blobs: FileBlobStore, settings: Settings, receipt: Receipt, make: Make, encode: Encode,
-    store: Store,
-) -> None:  # fmt: skip
-    made = make()
-    store(receipt, encode(made))
-    assert scrub(database, blobs).healthy
-    (blob,) = blobs.list("objects")
-    path = blobs.path(blob.key)
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.write_bytes(content)
-    report = scrub(database, blobs)
-    assert (report.healthy, report.changed) == (False, [made.SOPInstanceUID])
-    assert reindex(database, blobs, settings).changed == [blob.key]
-    assert scrub(database, blobs).changed == [made.SOPInstanceUID]
-    path.unlink()
-    assert scrub(database, blobs).missing == [made.SOPInstanceUID]
 
 
 def test_scrub_removes_only_what_nothing_refers_to_after_a_day(
