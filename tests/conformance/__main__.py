@@ -28,7 +28,7 @@ def check(service: Service) -> Report:
     """All checks against a service."""
     server = Server(service.url, {"Authorization": f"Bearer {service.token}"} if service.token else {})
     try:
-        return run(server, chosen(()), progress=lambda outcome: print(".", end="", flush=True))
+        return run(server, chosen(()), settle=service.settle, progress=lambda outcome: print(".", end="", flush=True))
     finally:
         server.close()
         print()

@@ -39,6 +39,7 @@ insitu-dicomweb-check --list
 | `--only PATTERN` | some of the checks, by name; repeatable |
 | `--read-only` | store and delete nothing: what can be found out about objects that are there |
 | `--keep` | leave the test objects |
+| `--settle SECONDS` | wait after storing before asking, for servers that index later, as Insitu does with what is not in its index |
 | `--junit FILE`, `--json` | reports for build servers and programs |
 | `--verbose` | for each check what was expected, what came, and its requests as `curl` lines; `--bodies DIR` keeps the bodies they send |
 | exit status | 0: no *must* is broken; 1: one is; 2: the server could not be asked |

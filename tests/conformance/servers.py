@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from insitu.archive import metadata
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.store import Archive
 from insitu.database import Database
@@ -23,10 +24,11 @@ PATIENCE = 60  # seconds a loaded machine may take
 
 @dataclass(frozen=True)
 class Service:
-    """A DICOMweb service to check: its base address and, where it wants one, a token."""
+    """A DICOMweb service to check: its base address, where it wants one a token, and what finishes its index."""
 
     url: str
     token: str | None = None
+    settle: Callable[[], None] = lambda: None
 
 
 @contextmanager
@@ -48,12 +50,20 @@ def our_server(database: Database, folder: Path) -> Iterator[Service]:
             if time.monotonic() > deadline:
                 raise TimeoutError("the server did not start")
             time.sleep(0.02)
-        yield Service(f"http://127.0.0.1:{listener.getsockname()[1]}/dicom-web", token)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/dicom-web"
+        yield Service(address, token, lambda: _project(database, archive))
     finally:
         serving.should_exit = True
         thread.join(PATIENCE)
         listener.close()
         archive.close()
+
+
+def _project(database: Database, archive: Archive) -> None:
+    """Read the whole metadata of what is stored, as the dispatcher does some seconds after a series has come."""
+    with database.transaction() as connection:
+        for row in connection.execute("SELECT id FROM series").fetchall():
+            metadata.project_series(connection, archive.blobs, row["id"])
 
 
 def package_version(package: str) -> str:

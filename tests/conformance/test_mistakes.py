@@ -25,7 +25,7 @@ Document = dict[str, Any]
 def ask(url: str, service: Service, patterns: list[str]) -> Report:
     server = Server(url, {"Authorization": f"Bearer {service.token}"})
     try:
-        return run(server, chosen(patterns), keep=True)
+        return run(server, chosen(patterns), keep=True, settle=service.settle)
     finally:
         server.close()
 

@@ -6,6 +6,7 @@ import argparse
 import fnmatch
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,10 @@ def parser() -> argparse.ArgumentParser:
         "--bodies", type=Path, metavar="DIR", help="keep the bodies of requests, to replay them with curl"
     )
     found.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for one answer; 60 by default")
+    found.add_argument(
+        "--settle", type=float, default=0.0, metavar="SECONDS",
+        help="wait this long after storing before asking, for servers that index later",
+    )  # fmt: skip
     found.add_argument(
         "-v", "--verbose", action="store_true", help="show each check's expectation and its requests as curl lines"
     )
@@ -91,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     server = Server(options.url, headers, user, options.timeout, options.bodies)
     try:
         report = run(
-            server, selected, read_only=options.read_only, keep=options.keep,
+            server, selected, read_only=options.read_only, keep=options.keep, settle=lambda: time.sleep(options.settle),
             progress=lambda outcome: _progress(lines(outcome, verbose=False)[0]),
         )  # fmt: skip
     except Unreachable as error:

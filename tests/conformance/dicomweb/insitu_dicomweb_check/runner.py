@@ -56,6 +56,7 @@ def run(
     *,
     read_only: bool = False,
     keep: bool = False,
+    settle: Callable[[], None] = lambda: None,
     progress: Callable[[Outcome], None] = lambda _: None,
 ) -> Report:
     """Ask a server everything.
@@ -68,6 +69,8 @@ def run(
         Neither store nor delete.
     keep : bool
         Leave the test objects on the server.
+    settle : callable
+        Called when the test objects are stored, before anything is asked about them: for servers that index later.
     progress : callable
         Told of each outcome.
 
@@ -80,6 +83,7 @@ def run(
     visit = Visit(server, objects.make(), read_only=read_only)
     try:
         visit.prepare()
+        settle()
     except httpx.HTTPError as error:
         raise Unreachable(f"storing the test objects broke off: {_words(error)}") from error
     for check in checks:

@@ -185,7 +185,7 @@ class Visit:
         return cast(T, value)
 
     def search(self, path: str, **query: str) -> list[Mapping[str, Any]]:
-        """The results of a search that must succeed; names of parameters with `_` for `.`.
+        """The results of a search that must succeed; parameters have `__` in their name where the attribute has a dot.
 
         Raises
         ------
