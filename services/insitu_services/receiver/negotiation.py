@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import logging
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ from insitu.errors import Invalid
 from insitu.settings import Settings
 
 from .sop_classes import FOR_NODES, PLAIN_SYNTAXES, QUERY_RETRIEVE
+
+for name in ("utils", "pdu", "pdu_items", "pdu_primitives"):
+    # What it stumbles over in a malformed request stands in the line of the association, without a stack.
+    logging.getLogger(f"pynetdicom.{name}").setLevel(logging.CRITICAL)
 
 VERIFICATION = "1.2.840.10008.1.1"
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
