@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zoneinfo
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -29,6 +30,32 @@ def _host_port(value: str) -> str:
 
 
 HostPort = Annotated[str, AfterValidator(_host_port)]
+
+
+def _time_zone(value: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (OSError, ValueError) as error:
+        raise ValueError("there is no such time zone; they are named as Europe/Berlin") from error
+    return value
+
+
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
+
+
+class RetentionRule(BaseModel):
+    """A rule by which old series go: what it is for, how old they are, and what keeps them all the same."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Stands in the audit trail with every deletion.")
+    project: str = Field(min_length=1, description="Project whose series it is for, or `*` for every series.")
+    modalities: tuple[str, ...] = Field((), description="Only these; empty for all.")
+    days: int = Field(ge=1, description="Age from which on they go.")
+    age: Literal["arrival", "study-date"] = Field("arrival", description="What the age is counted from.")
+    keep: tuple[Literal["in-dataset", "has-results", "is-result"], ...] = Field(
+        ("in-dataset", "has-results", "is-result"), description="What keeps a series. A hold on its study always does."
+    )
 
 
 class Settings(BaseModel):
@@ -57,6 +84,24 @@ class Settings(BaseModel):
     )
     idle_timeout: float = Field(60.0, gt=0, description="Seconds without data after which an association is ended.")
     peer_timeout: float = Field(60.0, gt=0, description="Seconds a node may take to answer us before we give it up.")
+    transfers_at_once: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="Nodes that are sent to or fetched from at the same time, each by a thread of its own.",
+    )
+    transfer_attempts: int = Field(
+        30, ge=1, le=1000, description="Attempts without any progress after which a transfer or retrieval is given up."
+    )
+    transfer_retry: float = Field(
+        10.0, gt=0, description="Seconds before the second attempt; doubled for each further one, to at most an hour."
+    )
+    retrieval_window: str | None = Field(
+        None,
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$",
+        description="Off-peak hours of retrievals, HH:MM-HH:MM in `time_zone`, for example 22:00-06:00; none: always.",
+    )
+    time_zone: TimeZone = Field("UTC", description="Time zone of the site's local times, for example Europe/Berlin.")
     quiet_time: float = Field(
         5.0, ge=0, description="Seconds without a new object after which a series counts as complete."
     )
@@ -65,6 +110,16 @@ class Settings(BaseModel):
         pattern="^(keep|refuse)$",
         description="A different object under a known SOP Instance UID: `keep` the second as a conflict, or `refuse` it.",
     )
+    retention: tuple[RetentionRule, ...] = Field(
+        (), description="Rules by which old series are deleted, see docs/archive.md; none by default."
+    )
+    retention_automatic: bool = Field(
+        False, description="Carry the retention rules out once a day; otherwise only `insitu archive retain --apply` does."
+    )
+    scrub_days: float = Field(
+        7.0, ge=0, description="Days from the end of a scrub to the next one by itself; 0 for none by itself."
+    )
+    scrub_rate: int = Field(10_000_000, ge=1000, description="Bytes per second that a scrub by itself reads.")
     default_project: str = Field("inbox", description="Project of series that no rule assigns to one.")
     runs_at_once: int = Field(2, ge=1, le=256, description="Runs that are carried out at the same time.")
     chain_depth: int = Field(4, ge=1, le=32, description="How many runs may follow one another by rules on results.")

@@ -20,7 +20,7 @@ LEASE = 30  # seconds an open association counts as open after its process was l
 _lock = threading.Lock()
 _last_tick = 0
 
-Channel = Literal["dimse", "stow", "import", "result"]
+Channel = Literal["dimse", "stow", "import", "result", "retrieve"]
 
 
 class Receipt(BaseModel):

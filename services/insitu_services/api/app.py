@@ -26,6 +26,7 @@ from . import (
     rules,
     runs,
     series,
+    transfers,
     viewer,
 )
 from .access import requires
@@ -51,7 +52,7 @@ def create_app(context: Context) -> FastAPI:
     app.add_middleware(Observation, registry=app.state.metrics)
     for module in (
         health, login, accounts, projects, audit, series, runs, rules, engine, viewer, algorithms, gateway, quarantine,
-        nodes,
+        nodes, transfers,
     ):  # fmt: skip
         app.include_router(module.router)
     app.include_router(dicomweb)

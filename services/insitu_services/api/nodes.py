@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from insitu.audit import trail
 from insitu.errors import InsituError
-from insitu.nodes import registry
+from insitu.nodes import leases, registry
 from insitu.nodes.registry import Node
 from insitu.projects.permissions import Action, Principal, Resource, authorize
 from insitu_services.peers import verify
@@ -70,12 +70,13 @@ def save(node: str, description: Description, principal: Manager, context: Ctx) 
 
 @router.delete("/{node}")
 def remove(node: str, principal: Manager, context: Ctx) -> dict[str, Any]:
-    """Take a node out of the register."""
+    """Take a node out of the register; what is queued for it is cancelled."""
     _authorize(principal, node)
     with context.database.transaction() as connection:
         registry.remove(connection, node)
-        trail.record(connection, principal.name, "node-remove", "node", node)
-    return {"removed": node}
+        cancelled = leases.abandon(connection, node, f"the node was removed by {principal.name}")
+        trail.record(connection, principal.name, "node-remove", "node", node, detail={"cancelled": cancelled})
+    return {"removed": node, "cancelled": cancelled}
 
 
 @router.post("/{node}/echo")

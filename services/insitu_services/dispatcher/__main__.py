@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 
 from insitu.archive.blobs import FileBlobStore
 from insitu.database import Database
@@ -12,6 +13,8 @@ from insitu.runs.launch.process import ProcessLauncher
 from insitu.settings import load
 from insitu_services.logs import log_to_stderr
 
+from . import transfers
+from .exchange import Exchange
 from .loop import Dispatcher
 
 logger = logging.getLogger("insitu.dispatcher")
@@ -24,11 +27,19 @@ def main() -> None:
     database = Database(settings.database_dsn("dispatcher"), minimum=1, maximum=4)
     password = (settings.secrets / "airflow-password").read_text().strip()
     engine = Engine(f"http://{settings.airflow_http}", "insitu", password)
-    dispatcher = Dispatcher(settings, database, FileBlobStore(settings.blobs), engine, ProcessLauncher(settings.jobs))
+    blobs = FileBlobStore(settings.blobs)
+    dispatcher = Dispatcher(settings, database, blobs, engine, ProcessLauncher(settings.jobs))
+    stopping = threading.Event()
+    exchange_database = Database(settings.database_dsn("dispatcher"), minimum=0, maximum=settings.transfers_at_once + 1)
+    carrier = transfers.Carrier(settings, exchange_database, blobs, stopping)
+    exchange = Exchange(settings, exchange_database, {"transfer": carrier.carry}, stopping)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stop())
+    exchange.start()
     logger.info("ready")
     dispatcher.run()
+    exchange.stop()
+    exchange_database.close()
     engine.close()
     database.close()
 

@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from insitu.archive import quarantine
 from insitu.identity import tokens
 from insitu.identity.sessions import COOKIE, open_session
-from insitu.nodes import registry
+from insitu.nodes import registry, transfers
 from insitu.nodes.registry import Node
 from insitu.projects.permissions import Action
 from insitu.runs.preparation import step_token
@@ -45,6 +45,7 @@ OF_A_PROJECT = {
     "execution",
     "project",
     "token",
+    "transfer",
 }
 # Bodies by which a route would do something, so that a refusal is not one of the body. Only for routes that take one.
 BODIES: dict[tuple[str, str], Any] = {
@@ -60,6 +61,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/v1/rules/test"): {"series": "{series}"},
     ("POST", "/api/v1/rules/replay"): {},
     ("POST", "/api/v1/runs"): {"again": "{execution}"},
+    ("POST", "/api/v1/transfers"): {"study": "{study}", "to": "pacs"},
     ("PUT", "/api/v1/nodes/{node}"): {"ae_title": "MALLORY"},
     ("POST", "/engine/v1/executions/{execution}/stage"): {"stage": "running"},
     ("POST", "/engine/v1/executions/{execution}/conclude"): {"outcome": {"state": "cancelled"}},
@@ -69,7 +71,7 @@ BODIES: dict[tuple[str, str], Any] = {
 SECRETS = ("Geheim", "SECRET-4711")
 UNCHANGED = (
     "account", "membership", "project", "series_project", "series", "instance", "run", "execution", "execution_event",
-    "execution_result", "rule_set", "algorithm", "quarantine", "conflict", "node",
+    "execution_result", "rule_set", "algorithm", "quarantine", "conflict", "node", "transfer",
 )  # fmt: skip
 
 
@@ -115,7 +117,10 @@ def visit(furnished: Any, new_file: Callable[..., bytes]) -> Callable[..., httpx
     with furnished.context.database.transaction() as connection:
         token_id = tokens.of_account(connection, "alpha-lead")[0]["id"]
         (kept,) = quarantine.listed(connection)
-        registry.save(connection, Node(name="pacs", ae_title="PACS"))
+        registry.save(connection, Node(name="pacs", ae_title="PACS", host="localhost", port=1))
+        transfer = transfers.create(
+            connection, "pacs", study=furnished.uids["study"], projects=None, requested_by="alpha-lead"
+        )
     values = {
         **furnished.uids,
         "series_instance_uid": furnished.uids["series"],
@@ -131,6 +136,7 @@ def visit(furnished: Any, new_file: Callable[..., bytes]) -> Callable[..., httpx
         "path": "index.html",
         "name": "tissue",
         "node": "pacs",
+        "transfer": str(transfer),
         "algorithm": "tissue",
         "digest": "sha256:" + "a" * 64,
     }

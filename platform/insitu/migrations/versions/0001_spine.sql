@@ -289,6 +289,23 @@ CREATE TABLE scrub_round (                               -- going through all ob
     finished_at  timestamptz
 );
 
+CREATE TABLE archive_statistic (                         -- counted now and then by the dispatcher, see statistic_state
+    project    text,                                     -- NULL: the whole archive
+    by         text NOT NULL CHECK (by IN ('all', 'modality', 'month')),
+    value      text NOT NULL DEFAULT '',                 -- the modality, or the month (YYYY-MM) of arrival
+    studies    bigint NOT NULL,
+    series     bigint NOT NULL,
+    instances  bigint NOT NULL,
+    bytes      bigint NOT NULL,
+    oldest     timestamptz,
+    newest     timestamptz
+);
+
+CREATE TABLE statistic_state (                           -- one row
+    taken_at  timestamptz NOT NULL,
+    seconds   double precision NOT NULL                  -- that counting took
+);
+
 CREATE TABLE conflict_resolution (                       -- what became of second objects under a known UID
     id                    uuid PRIMARY KEY,              -- names its entry in the journal
     sop_instance_uid      text NOT NULL,
@@ -434,6 +451,7 @@ CREATE TABLE run (
     parameters       jsonb NOT NULL,
     created_at       timestamptz NOT NULL DEFAULT now()
 );
+CREATE INDEX run_inputs ON run USING gin (inputs jsonb_path_ops);
 
 CREATE TABLE execution (
     id            text PRIMARY KEY,                      -- first 20 hexadecimal digits of the identity, "-", number
