@@ -109,12 +109,27 @@ def test_thumbnails_are_small_and_come_from_the_middle(site, make, sample):
 
 @pytest.mark.parametrize(
     "query",
-    ["window=1", "window=a,b,linear", "window=1,0,linear", "window=1,2,cubic", "viewport=0,5", "quality=0", "x=1"],
-)
+    [
+        "window=1", "window=1,2", "window=a,b,linear", "window=1,0,linear", "window=1,2,cubic", "viewport=0,5", "viewport=5",
+        "viewport=5,5,a", "viewport=5,5,0,0,0,5", "viewport=5,5,0,0,1,1,1", "quality=0", "annotation=face",
+    ],
+)  # fmt: skip
 def test_parameters_that_cannot_be_meant_are_refused(query):
     name, _, value = query.partition("=")
     with pytest.raises(BadRequest):
         parse_view({name: value})
+
+
+def test_a_parameter_that_is_not_known_is_ignored_with_a_warning():
+    view = parse_view({"x": "1", "annotation": "patient"})
+    assert len(view.warnings) == 2
+
+
+def test_a_region_may_leave_values_out_and_a_thumbnail_has_none():
+    view = parse_view({"viewport": "50,40,,,-7"})
+    assert (view.size, view.region) == ((50, 40), (0.0, 0.0, -7.0, None))
+    with pytest.raises(BadRequest):
+        parse_view({"viewport": "50,40,0,0,7,7"}, thumbnail=True)
 
 
 def test_windows_are_those_of_the_standard():

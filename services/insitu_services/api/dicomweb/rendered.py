@@ -1,4 +1,4 @@
-"""Images for the eye: rendered instances and frames, and thumbnails (PS3.18 10.4.1.1.3 and 10.4.1.1.4), as JPEG or PNG.
+"""Images for the eye: rendered instances and frames, and thumbnails (PS3.18 10.4.1.1.3 and 10.4.1.1.4), as JPEG, PNG or GIF.
 
 Not here: frames as data (wado, frames).
 """
@@ -6,7 +6,8 @@ Not here: frames as data (wado, frames).
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -36,46 +37,87 @@ Reader = Annotated[Principal, Depends(requires(Action.IMAGE_READ))]
 
 THUMBNAIL = 128  # pixels of the longer side
 _FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
-_FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG"}
+_FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/gif": "GIF"}
+_ANNOTATIONS = ("patient", "technique")
+
+Region = tuple[float, float, float | None, float | None]
 
 
 @dataclass(frozen=True)
 class View:
-    """How to render: window (centre, width, function), largest size in pixels, quality of JPEG in percent."""
+    """How to render.
+
+    Attributes
+    ----------
+    window : (float, float, str), optional
+        Centre, width, function.
+    size : (int, int), optional
+        Width and height in pixels into which the image is fitted.
+    region : (float, float, float or None, float or None), optional
+        Left, top, width, height of what is shown, in pixels of the frame; None reaches to the edge, a negative one flips.
+    quality : int
+        Of JPEG, in percent.
+    warnings : tuple of str
+        What was not done as asked.
+    """
 
     window: tuple[float, float, str] | None = None
     size: tuple[int, int] | None = None
+    region: Region | None = None
     quality: int = 90
+    warnings: tuple[str, ...] = ()
 
 
-def parse_view(parameters: dict[str, str]) -> View:
-    """Read `window`, `viewport` and `quality` (PS3.18 8.3.5).
+def parse_view(parameters: Mapping[str, str], *, thumbnail: bool = False) -> View:
+    """Read `window`, `viewport`, `quality` and `annotation` (PS3.18 8.3.5); others are ignored with a warning (8.3).
 
     Raises
     ------
     BadRequest
-        A parameter is unknown or its value cannot be meant.
+        A value cannot be meant.
     """
-    window, size, quality = None, None, 90
+    window, size, region, quality = None, None, None, 90
+    warnings = []
     for name, value in parameters.items():
         if name == "window":
             window = _window(value)
         elif name == "viewport":
-            numbers = value.split(",")
-            if len(numbers) not in (2, 6) or not all(
-                n.isascii() and n.isdigit() and 0 < int(n) <= 8192 for n in numbers[:2]
-            ):
-                raise BadRequest("viewport is WIDTH,HEIGHT in pixels, at most 8192", value=value[:100])
-            if len(numbers) == 6:
-                raise BadRequest("A viewport of a part of the image is not supported", value=value[:100])
-            size = int(numbers[0]), int(numbers[1])
+            size, region = _viewport(value)
+            if thumbnail and region is not None:
+                raise BadRequest("The viewport of a thumbnail is WIDTH,HEIGHT", value=value[:100])
         elif name == "quality":
             if not (value.isascii() and value.isdigit() and 1 <= int(value) <= 100):
                 raise BadRequest("quality is a whole number from 1 to 100", value=value[:100])
             quality = int(value)
-        elif name != "accept":
-            raise BadRequest("This is not a parameter of rendered images", value=name[:100])
-    return View(window, size, quality)
+        elif name == "annotation":
+            if not set(value.split(",")) <= set(_ANNOTATIONS):
+                raise BadRequest("annotation is patient or technique", value=value[:100])
+            warnings.append(f"The following annotation values are not supported: {value}")
+        elif name not in ("accept", "charset"):
+            warnings.append("A parameter that is not supported was ignored")
+    return View(window, size, region, quality, tuple(dict.fromkeys(warnings)))
+
+
+def _viewport(value: str) -> tuple[tuple[int, int], Region | None]:
+    """`WIDTH,HEIGHT[,LEFT,TOP,WIDTH,HEIGHT]`; of the region each may be left out (PS3.18 8.3.5.1.3)."""
+    parts = value.split(",")
+    refused = BadRequest(
+        "viewport is WIDTH,HEIGHT and perhaps a region LEFT,TOP,WIDTH,HEIGHT, in pixels, at most 8192",
+        value=value[:100],
+    )
+    if not 2 <= len(parts) <= 6 or not all(n.isascii() and n.isdigit() and 0 < int(n) <= 8192 for n in parts[:2]):
+        raise refused
+    size = int(parts[0]), int(parts[1])
+    if len(parts) == 2:
+        return size, None
+    try:
+        left, top, width, height = (float(part) if part else None for part in (parts[2:] + [""] * 4)[:4])
+    except ValueError as error:
+        raise refused from error
+    numbers = (abs(left or 0.0), abs(top or 0.0), width, height)
+    if not all(number is None or abs(number) < 1e6 for number in numbers) or 0.0 in (width, height):
+        raise refused
+    return size, numbers
 
 
 def _window(value: str) -> tuple[float, float, str]:
@@ -85,13 +127,13 @@ def _window(value: str) -> tuple[float, float, str]:
         value=value[:100],
         remedy="For example 40,400,linear (or linear-exact, sigmoid)",
     )
-    if len(parts) not in (2, 3):
+    if len(parts) != 3:
         raise refused
     try:
         centre, width = float(parts[0]), float(parts[1])
     except ValueError as error:
         raise refused from error
-    function = _FUNCTIONS.get((parts[2] if len(parts) == 3 else "linear").lower().replace("_", "-"))
+    function = _FUNCTIONS.get(parts[2].lower().replace("_", "-"))
     if function is None or not np.isfinite(centre) or not 0 < width < 1e12 or (function == "LINEAR" and width < 1):
         raise refused
     return centre, width, function
@@ -121,9 +163,33 @@ def render(blobs: BlobStore, row: Row, number: int, view: View) -> Image.Image:
         image = Image.fromarray(_eight_bits(pixels))
     else:
         image = Image.fromarray(_grey(pixels, dataset, number, view, inverted=photometric == "MONOCHROME1"))
-    if view.size is not None:
-        scale = min(view.size[0] / image.width, view.size[1] / image.height)
-        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    return image if view.size is None else _fitted(image, view.size, view.region or (0.0, 0.0, None, None))
+
+
+def _fitted(image: Image.Image, size: tuple[int, int], region: Region) -> Image.Image:
+    """The region as large as fits, undistorted.
+
+    Raises
+    ------
+    BadRequest
+        The region is outside of the image.
+    """
+    left, top, width, height = region
+    right = image.width if width is None else min(left + abs(width), image.width)
+    bottom = image.height if height is None else min(top + abs(height), image.height)
+    if left >= right or top >= bottom:
+        raise BadRequest(
+            "The region of the viewport is outside of the image",
+            value=f"{left:g},{top:g}",
+            why=f"the image has {image.width} x {image.height} pixels",
+        )
+    scale = min(size[0] / (right - left), size[1] / (bottom - top))
+    wanted = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
+    image = image.resize(wanted, box=(left, top, right, bottom))
+    if width is not None and width < 0:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if height is not None and height < 0:
+        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     return image
 
 
@@ -231,9 +297,16 @@ def rendered_instance(
         document = bulkdata.value(context.archive.blobs, row, "00420011")
         return StreamingResponse(document.chunks, media_type=offer.media_type)
     media_type = _media_type(request)
-    return Response(
-        encode(render(context.archive.blobs, row, 1, view), media_type, view.quality), media_type=media_type
+    return _image(
+        request, encode(render(context.archive.blobs, row, 1, view), media_type, view.quality), media_type, view
     )
+
+
+def _image(request: Request, content: bytes, media_type: str, view: View) -> Response:
+    response = Response(content, media_type=media_type)
+    for warning in view.warnings:
+        response.headers.append("Warning", f'299 {base_url(request)}/dicom-web "{warning}"')
+    return response
 
 
 @router.get("/studies/{study}/series/{series}/instances/{instance}/frames/{numbers}/rendered")
@@ -248,7 +321,7 @@ def rendered_frames(
     offer = choose(accept_of(request), [Offer(name, multipart=len(wanted) > 1) for name in _FORMATS])
     images = [encode(render(blobs, row, number, view), offer.media_type, view.quality) for number in wanted]
     if not offer.multipart:
-        return Response(images[0], media_type=offer.media_type)
+        return _image(request, images[0], offer.media_type, view)
     url = instance_url(base_url(request), row)
     parts = [
         (
@@ -258,9 +331,8 @@ def rendered_frames(
         for number, image in zip(wanted, images, strict=True)
     ]
     boundary = multipart.new_boundary()
-    return Response(
-        b"".join(multipart.body(boundary, parts)), media_type=multipart.content_type(offer.media_type, boundary)
-    )
+    whole = b"".join(multipart.body(boundary, parts))
+    return _image(request, whole, multipart.content_type(offer.media_type, boundary), view)
 
 
 LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -269,8 +341,8 @@ SEGMENTATIONS = (SegmentationStorage, LABEL_MAP_SEGMENTATION)
 
 def _thumbnail(request: Request, context: Context, rows: list[Row], number: int | None = None) -> Response:
     """The middle of the first series that has images, segmentations last."""
-    media_type, view = _media_type(request), parse_view(dict(request.query_params))
-    view = View(view.window, view.size or (THUMBNAIL, THUMBNAIL), view.quality)
+    media_type, view = _media_type(request), parse_view(dict(request.query_params), thumbnail=True)
+    view = replace(view, size=view.size or (THUMBNAIL, THUMBNAIL))
     images = [row for row in rows if row["image_rows"]]
     if not images:
         raise NotFound("There is no image to show", why="None of these instances has pixel data")
@@ -280,7 +352,7 @@ def _thumbnail(request: Request, context: Context, rows: list[Row], number: int 
     row = first[len(first) // 2]
     chosen = number or (frames.layout(context.archive.blobs, row).frames + 1) // 2
     image = render(context.archive.blobs, row, chosen, view)
-    return Response(encode(image, media_type, view.quality), media_type=media_type)
+    return _image(request, encode(image, media_type, view.quality), media_type, view)
 
 
 @router.get("/studies/{study}/thumbnail")
