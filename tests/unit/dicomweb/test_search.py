@@ -96,6 +96,13 @@ def test_a_search_that_cannot_be_meant_is_refused_by_name(filled):
         assert response.json()["value"] == named
 
 
+def test_a_parameter_that_no_attribute_can_be_is_ignored_with_a_warning(filled):
+    response = filled.get("/studies", params={"PatientID": "P1", "orderby": "StudyDate", "abcdef01": ""})
+    assert response.status_code == 200
+    assert "ignored" in response.headers["Warning"]
+    assert len(response.json()) == len(filled.found("/studies", PatientID="P1"))
+
+
 def test_a_study_has_what_the_standard_asks_for_with_counts(filled):
     (study,) = filled.found("/studies", PatientID="P1")
     assert study["00080061"] == {"vr": "CS", "Value": ["CT", "MR"]}

@@ -25,7 +25,7 @@ from ..context import Context, Ctx
 from .answers import answer
 from .documents import metadata_of
 from .negotiation import BadRequest, json_type
-from .query import parse, place_text
+from .query import parse, place_text, unsupported
 from .resource import accept_of, base_url
 
 router = APIRouter(tags=["dicomweb"])
@@ -77,6 +77,8 @@ def _search(
         response.headers["Link"] = f'<{_next(request, base, search, rows[-1])}>; rel="next"'
     for warning in _warnings(search, more, total if known and not search.after else None, len(rows)):
         response.headers.append("Warning", f'299 {base}/dicom-web "{warning}"')
+    if any(map(unsupported, request.query_params)):
+        response.headers.append("Warning", f'299 {base}/dicom-web "A parameter that is not supported was ignored"')
     return response
 
 

@@ -15,9 +15,12 @@ from insitu.errors import Invalid
 
 from .negotiation import BadRequest
 
+PARAMETERS = frozenset({"includefield", "limit", "offset", "after", "fuzzymatching", "accept"})
+_TAG = re.compile(r"[0-9a-fA-F]{8}(\.[0-9a-zA-Z.]+)?")
+
 
 def parse(level: Level, parameters: Iterable[tuple[str, str]]) -> Search:
-    """Read the parameters of a search.
+    """Read the parameters of a search; those that `unsupported` names are left out.
 
     Parameters
     ----------
@@ -28,7 +31,7 @@ def parse(level: Level, parameters: Iterable[tuple[str, str]]) -> Search:
     Raises
     ------
     BadRequest
-        A name is neither a parameter nor an attribute, stands twice, or its value cannot be meant.
+        An attribute is not one of DICOM, stands twice, or its value cannot be meant.
     """
     try:
         return _parse(level, parameters)
@@ -58,7 +61,7 @@ def _parse(level: Level, parameters: Iterable[tuple[str, str]]) -> Search:
                 else:
                     ask(attribute_path(item)[0])
             continue
-        if name == "accept":  # negotiation reads it
+        if name == "accept" or unsupported(name):  # negotiation reads the first
             continue
         key: str | tuple[str, ...] = name
         if name == "limit":
@@ -90,6 +93,15 @@ def _parse(level: Level, parameters: Iterable[tuple[str, str]]) -> Search:
         level, tuple(conditions), frozenset(fields), everything, limit, offset, fuzzy,
         frozenset(path for path in inside if len(path) > 1), after, date_times=True,
     )  # fmt: skip
+
+
+def unsupported(name: str) -> bool:
+    """Whether this is a parameter that is to be ignored (PS3.18 8.3).
+
+    Keywords begin with a capital and tags are eight digits, so that a misspelt attribute is none of these: to ignore it would
+    find everything instead of nothing.
+    """
+    return name not in PARAMETERS and bool(re.fullmatch(r"[a-z_][A-Za-z0-9_]*", name)) and not _TAG.fullmatch(name)
 
 
 def place_text(place: tuple[int | str | None, ...]) -> str:
