@@ -19,7 +19,7 @@ from insitu.errors import Invalid, NotFound
 from . import index, levels
 from .blobs import BlobStore
 from .header import DEPTH_LIMIT, syntax_of
-from .tolerant import FAILURES
+from .tolerant import FAILURES, from_disk
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ def instance_metadata(blobs: BlobStore, row: Row) -> dict[str, Any]:
             )
             document = _document(dataset, address)
         except FAILURES as error:
+            if isinstance(error, OSError) and from_disk(error):
+                raise
             raise Invalid(
                 "The metadata of an object cannot be read", value=row["sop_instance_uid"], why=type(error).__name__
             ) from error
@@ -145,7 +147,9 @@ def _document(dataset: Dataset, address: str, depth: int = 0) -> dict[str, Any]:
                 document[name] = {"vr": element.VR, "BulkDataURI": address + name}
             elif tag.element != 0:  # group lengths are no metadata
                 document[name] = _with_nulls(element.to_json_dict(None, 0))
-        except FAILURES:
+        except FAILURES as error:
+            if isinstance(error, OSError) and from_disk(error):
+                raise
             # A value that breaks the rules of its VR has no form in JSON; the others have.
             continue
     return document

@@ -19,7 +19,13 @@ from .header import VALUE_LIMIT, Malformed
 FAILURES = (
     InvalidDicomError, BytesLengthException, ValueError, TypeError, KeyError, AttributeError, LookupError, EOFError,
     NotImplementedError, OverflowError, RecursionError, struct.error, zlib.error,
+    OSError,  # pydicom's word for bytes that are missing; where the disk is read, `from_disk` tells its errors apart
 )  # fmt: skip
+
+
+def from_disk(error: OSError) -> bool:
+    """Whether an error is the disk's: pydicom raises OSError without a number too, where bytes are missing."""
+    return error.errno is not None
 
 
 def read(stream: BinaryIO, wanted: frozenset[int]) -> tuple[dict[int, tuple[bytes, bytes]], frozenset[int]]:
@@ -37,6 +43,8 @@ def read(stream: BinaryIO, wanted: frozenset[int]) -> tuple[dict[int, tuple[byte
         dataset = dcmread(stream, force=True, defer_size=VALUE_LIMIT)
         raw_elements = dict(dataset._dict)
     except FAILURES as error:
+        if isinstance(error, OSError) and from_disk(error):
+            raise
         raise Malformed(f"it cannot be read ({type(error).__name__})") from error
     deflated = str(dataset.file_meta.get("TransferSyntaxUID", "")) == "1.2.840.10008.1.2.1.99"
     for tag, element in raw_elements.items():
