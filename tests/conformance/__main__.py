@@ -26,7 +26,7 @@ from .servers import Service, our_server, package_version
 
 def check(service: Service) -> Report:
     """All checks against a service."""
-    server = Server(service.url, {"Authorization": f"Bearer {service.token}"} if service.token else {})
+    server = Server(service.url, service.headers)
     try:
         return run(server, chosen(()), settle=service.settle, progress=lambda outcome: print(".", end="", flush=True))
     finally:

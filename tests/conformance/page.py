@@ -28,6 +28,7 @@ every server alike.
 
 ```
 insitu-dicomweb-check https://pacs.example/dicom-web --token TOKEN
+insitu-dicomweb-check http://localhost:8080/dicom-web --token TOKEN --header 'X-Insitu-Reason: conformance'
 insitu-dicomweb-check http://localhost:8042/dicom-web --user NAME:PASSWORD --junit report.xml
 insitu-dicomweb-check http://localhost:8042/dicom-web --only 'search.*' --only 'match.*' --verbose
 insitu-dicomweb-check --list
@@ -46,7 +47,8 @@ insitu-dicomweb-check --list
 
 It stores seven small objects in four studies (CT, RLE compressed MR, multi-frame, structured report, encapsulated PDF; UTF-8,
 ISO 8859-1, ISO 2022, GB18030; private attributes, nested sequences, bulk data) and a few more in a fifth, under new UIDs below
-2.25, and deletes them at the end where the server can; otherwise it names the studies that are left.
+2.25, and deletes them at the end where the server can; otherwise it names the studies that are left. (Insitu wants a reason of
+whoever deletes: the header in the second line.)
 
 How to read a result:
 

@@ -30,6 +30,13 @@ class Service:
     token: str | None = None
     settle: Callable[[], None] = lambda: None
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of every request: the token, and the reason that we want of whoever deletes."""
+        if self.token is None:
+            return {}
+        return {"Authorization": f"Bearer {self.token}", "X-Insitu-Reason": "object of the conformance suite"}
+
 
 @contextmanager
 def our_server(database: Database, folder: Path) -> Iterator[Service]:

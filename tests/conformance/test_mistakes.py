@@ -23,7 +23,7 @@ Document = dict[str, Any]
 
 
 def ask(url: str, service: Service, patterns: list[str]) -> Report:
-    server = Server(url, {"Authorization": f"Bearer {service.token}"})
+    server = Server(url, service.headers)
     try:
         return run(server, chosen(patterns), keep=True, settle=service.settle)
     finally:
@@ -324,7 +324,7 @@ def test_a_server_that_drops_connections_is_told_of_and_checked_to_the_end(ours:
 
 def test_the_suite_deletes_what_it_stored_where_the_server_can_and_tells_of_it_where_it_cannot(ours: Service) -> None:
     refused = Mistake(request=lambda q: Answer(405, {}) if q.method == "DELETE" else q)
-    server = Server("", {"Authorization": f"Bearer {ours.token}"})
+    server = Server("", ours.headers)
     with wrong_server(ours.url, refused) as url:
         server.url = url
         report = run(server, chosen(["stow.one"]))
@@ -342,7 +342,7 @@ def test_a_read_only_visit_stores_and_deletes_nothing(ours: Service) -> None:
         return request
 
     with wrong_server(ours.url, Mistake(request=watch)) as url:
-        server = Server(url, {"Authorization": f"Bearer {ours.token}"})
+        server = Server(url, ours.headers)
         report = run(server, chosen(["*"]), read_only=True)
         server.close()
     assert {method for method, _ in methods} <= {"GET", "HEAD", "OPTIONS", "PATCH"}

@@ -17,7 +17,7 @@ FAIR = 0.75  # of what Orthanc 1.10 with its plugin 1.7 is asked; 0.80 when this
 
 
 def check(service: Service) -> Report:
-    server = Server(service.url, {"Authorization": f"Bearer {service.token}"} if service.token else {})
+    server = Server(service.url, service.headers)
     try:
         return run(server, chosen(()), settle=service.settle)
     finally:
