@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,6 +50,10 @@ class Deleted:
     instances: int = 0
     bytes: int = 0
     unlinked: int = 0
+
+    def __add__(self, other: Deleted) -> Deleted:
+        """Both together."""
+        return Deleted(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ COMMANDS: dict[str, Entry] = {
     "user": Entry("user", "Accounts of people.", group=True),
     "token": Entry("token", "Tokens for programs that use the API.", group=True),
     "audit": Entry("audit", "Read and verify the audit trail.", group=True),
+    "archive": Entry("care", "Statistics, deletion, holds and retention.", group=True),
+    "conflict": Entry("conflict", "Decide on other objects under known UIDs.", group=True),
     "quarantine": Entry("archive", "See, release or discard objects that could not be archived."),
     "reindex": Entry("archive", "Make the index again from the blobs."),
     "scrub": Entry("archive", "Compare blobs and index, remove what nobody refers to."),

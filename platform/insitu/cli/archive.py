@@ -35,7 +35,7 @@ Entry = Annotated[str, typer.Argument(help="As `insitu quarantine list` shows it
 
 
 @contextmanager
-def _archive() -> Iterator[tuple[Settings, Database, FileBlobStore]]:
+def opened() -> Iterator[tuple[Settings, Database, FileBlobStore]]:
     """Settings, database and blobs of this home."""
     settings = load()
     database = Database(settings.database_dsn("cli"), maximum=2)
@@ -85,40 +85,56 @@ def reindex(as_json: AsJson = False) -> None:
     """Make the index again from the blobs. May be used while the platform runs."""
     from insitu.archive import reindex as rebuilding
 
-    with _archive() as (settings, database, blobs), _counting("Objects", as_json) as progress:
+    with opened() as (settings, database, blobs), _counting("Objects", as_json) as progress:
         report = rebuilding.reindex(database, blobs, settings, progress)
     if as_json:
         typer.echo(json.dumps(asdict(report)))
     else:
         typer.echo(
             f"{report.objects} objects read: {report.added} added to the index, {report.corrected} corrected,"
-            f" {report.removed} without a blob removed."
+            f" {report.removed} that had been deleted removed."
         )
-        _list("damaged since they arrived (restore them from a backup)", report.changed)
+        _list("missing (send them again, or restore them from a backup)", report.missing)
+        _list("damaged since they arrived (insitu scrub puts them aside)", report.changed)
         _list("not readable", report.unreadable)
         _list("surplus (insitu scrub removes them after a day)", report.surplus)
         if report.without_receipt:
             typer.echo(f"{report.without_receipt} objects have no receipt; only the site admin sees them.")
-    if report.changed or report.unreadable:
+    if report.changed or report.unreadable or report.missing:
         raise typer.Exit(1)
 
 
 @app.command()
 def scrub(
-    keep: Annotated[bool, typer.Option("--keep", help="Only report; remove nothing.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Only report; put nothing aside, remove nothing.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin from the start, also where a scrub was interrupted.")
+    ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Megabytes per second to read at most; as fast as it goes if not given."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare every blob with the index; remove blobs that nothing refers to for a day."""
+    """Compare every object with the index, going on where the last scrub was interrupted. Exit status 1 where there is damage.
+
+    Rotten objects are put into quarantine, blobs that nothing refers to for a day are removed.
+    """
     from insitu.archive import scrub as scrubbing
 
-    with _archive() as (_, database, blobs), _counting("Objects", as_json) as progress:
-        report = scrubbing.scrub(database, blobs, remove=not keep, progress=progress)
+    throttle = scrubbing.Throttle(rate * 1e6 if rate else None)
+    with opened() as (_, database, blobs), _counting("Objects", as_json) as progress:
+        report = scrubbing.scrub(
+            database, blobs, remove=not keep, restart=restart, throttle=throttle, progress=progress
+        )
     if as_json:
         typer.echo(json.dumps({**asdict(report), "healthy": report.healthy}))
     else:
-        typer.echo(f"{report.objects} objects read and compared, {report.bytes / 1e9:.1f} GB.")
-        _list("missing (restore them from a backup)", report.missing)
-        _list("changed since they arrived (restore them from a backup)", report.changed)
+        resumed = ", part of them by a scrub that was interrupted" if report.resumed else ""
+        typer.echo(f"{report.objects} objects read and compared{resumed}, {report.bytes / 1e9:.1f} GB.")
+        _list("missing (send them again, or restore them from a backup)", report.missing)
+        _list("rotten, in quarantine now (send them again, or restore them from a backup)", report.changed)
+        _list("not given out by the disk", report.unreadable)
         _list("not referred to by anything, younger than a day", report.unreferenced)
         _list("not referred to by anything, removed", report.removed)
         if report.abandoned:
@@ -139,7 +155,7 @@ def list_quarantine(
     as_json: AsJson = False,
 ) -> None:
     """List them, the newest first, with the reason and who sent them."""
-    with _archive() as (_, database, _), database.transaction() as connection:
+    with opened() as (_, database, _), database.transaction() as connection:
         rows = entries.listed(connection, limit=limit)
     for row in rows:
         row["at"] = row["at"].isoformat()

@@ -13,7 +13,9 @@ from insitu.projects.permissions import Action, Principal
 from . import (
     accounts,
     algorithms,
+    archive,
     audit,
+    conflicts,
     engine,
     gateway,
     health,
@@ -52,7 +54,7 @@ def create_app(context: Context) -> FastAPI:
     app.add_middleware(Observation, registry=app.state.metrics)
     for module in (
         health, login, accounts, projects, audit, series, runs, rules, engine, viewer, algorithms, gateway, quarantine,
-        nodes, transfers,
+        nodes, transfers, archive, conflicts,
     ):  # fmt: skip
         app.include_router(module.router)
     app.include_router(dicomweb)

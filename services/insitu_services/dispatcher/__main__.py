@@ -7,6 +7,7 @@ import signal
 import threading
 
 from insitu.archive.blobs import FileBlobStore
+from insitu.archive.store import Archive
 from insitu.database import Database
 from insitu.runs.engine import Engine
 from insitu.runs.launch.process import ProcessLauncher
@@ -14,6 +15,7 @@ from insitu.settings import load
 from insitu_services.logs import log_to_stderr
 
 from . import transfers
+from .care import Care
 from .exchange import Exchange
 from .loop import Dispatcher
 
@@ -35,9 +37,16 @@ def main() -> None:
     exchange = Exchange(settings, exchange_database, {"transfer": carrier.carry}, stopping)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stop())
+    care_database = Database(settings.database_dsn("dispatcher"), minimum=0, maximum=2)
+    archive = Archive(care_database, blobs, settings)
+    care = Care(archive)
     exchange.start()
+    care.start()
     logger.info("ready")
     dispatcher.run()
+    care.stop()
+    archive.close()
+    care_database.close()
     exchange.stop()
     exchange_database.close()
     engine.close()

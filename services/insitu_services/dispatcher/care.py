@@ -58,7 +58,9 @@ class Care:
         archive = self._archive
         finished = leftovers.finish(archive.database, archive.blobs)
         if finished:
-            logger.warning("%d deletions or decisions on conflicts had been left in the middle and are done now", finished)
+            logger.warning(
+                "%d deletions or decisions on conflicts had been left in the middle and are done now", finished
+            )
         with archive.database.transaction() as connection:
             statistics.refresh(connection)
         if archive.settings.retention_automatic and time.monotonic() >= self._retention_at:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from insitu.archive import quarantine
+from insitu.archive import conflicts, quarantine
 from insitu.identity import tokens
 from insitu.identity.sessions import COOKIE, open_session
 from insitu.nodes import registry, transfers
@@ -60,6 +60,9 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PUT", "/api/v1/rules"): {"version": 1, "rules": []},
     ("POST", "/api/v1/rules/test"): {"series": "{series}"},
     ("POST", "/api/v1/rules/replay"): {},
+    ("POST", "/api/v1/archive/deletions"): {"study": "{study}", "reason": "a test"},
+    ("PUT", "/api/v1/archive/holds/{study}"): {"reason": "a test"},
+    ("POST", "/api/v1/conflicts/{conflict}/resolve"): {"resolution": "replace", "reason": "a test"},
     ("POST", "/api/v1/runs"): {"again": "{execution}"},
     ("POST", "/api/v1/transfers"): {"study": "{study}", "to": "pacs"},
     ("PUT", "/api/v1/nodes/{node}"): {"ae_title": "MALLORY"},
@@ -117,6 +120,16 @@ def visit(furnished: Any, new_file: Callable[..., bytes]) -> Callable[..., httpx
     with furnished.context.database.transaction() as connection:
         token_id = tokens.of_account(connection, "alpha-lead")[0]["id"]
         (kept,) = quarantine.listed(connection)
+    receipt = furnished.context.archive.open_receipt(channel="import", project="alpha")
+    other = {"Study": "study", "Series": "series", "SOP": "instance"}
+    with furnished.context.archive.begin(receipt) as incoming:
+        incoming.write(
+            new_file(StationName="another", **{f"{n}InstanceUID": furnished.uids[uid] for n, uid in other.items()})
+        )
+        incoming.commit()
+    furnished.context.archive.close_receipt(receipt)
+    with furnished.context.database.transaction() as connection:
+        (second,) = conflicts.listed(connection)
         registry.save(connection, Node(name="pacs", ae_title="PACS", host="localhost", port=1))
         transfer = transfers.create(
             connection, "pacs", study=furnished.uids["study"], projects=None, requested_by="alpha-lead"
@@ -130,6 +143,7 @@ def visit(furnished: Any, new_file: Callable[..., bytes]) -> Callable[..., httpx
         "account": "alpha-lead",
         "token": token_id,
         "entry": kept["id"],
+        "conflict": second["id"],
         "numbers": "1",
         "number": "1",
         "version": "1",
@@ -156,7 +170,7 @@ def visit(furnished: Any, new_file: Callable[..., bytes]) -> Callable[..., httpx
                 "headers": {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'},
                 "params": {"project": "alpha"},
             }
-        if door.path.startswith("/api/v1/quarantine") and door.method == "DELETE":
+        if door.path.startswith(("/api/v1/quarantine", "/api/v1/archive/holds")) and door.method == "DELETE":
             return {"params": {"reason": "a test"}}
         if door.path.endswith("/results"):
             return {"files": {"file": ("0.dcm", new_file())}}
