@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import tempfile
+import textwrap
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,8 +69,8 @@ REJECTIONS = [
 ]  # fmt: skip
 # Settings by which this statement can change; by the beginning of their names.
 CONFIGURATION = (
-    "accept_", "ae_title", "artim", "association", "calling_ae", "default_project", "dicom", "http", "idle_timeout", "known_uid",
-    "maximum_", "peer", "quiet_time", "receiver", "tls_",
+    "accept_", "ae_title", "association", "calling_ae", "default_project", "dicom", "http", "idle_timeout", "known_uid",
+    "maximum_", "peer", "quiet_time", "receiver", "retrieval", "tls_", "transfer",
 )  # fmt: skip
 
 
@@ -123,21 +125,21 @@ def overview() -> Iterator[str]:
     )  # fmt: skip
     classes = negotiation.storage_classes()
     rows = [
-        ["Verification", "Verification", "yes", "yes"],
-        ["Content transfer", f"{len(classes)} storage SOP classes ([annex A](#annex-a-storage-sop-classes))", "yes", "yes"],
+        ["Verification", "Verification", yes("verify"), "yes"],
+        ["Content transfer", f"{len(classes)} storage SOP classes ([annex A](#annex-a-storage-sop-classes))", yes("storing"), "yes"],
         ["Content transfer", "private storage SOP classes, with `accept_unknown_sop_classes`", "no", "yes"],
     ]  # fmt: skip
-    scu = {"1.2.840.10008.5.1.4.1.2.1.1", "1.2.840.10008.5.1.4.1.2.1.2", "1.2.840.10008.5.1.4.1.2.1.3"}
     rows += [
-        ["Query and retrieve", uid_name(uid), "yes" if _retrieves(uid, scu) else "no", "yes"]
-        for uid in sop_classes.QUERY_RETRIEVE
+        ["Query and retrieve", uid_name(uid), yes("retriev") if model.root is sop_classes.Root.STUDY else "no", "yes"]
+        for uid, model in sop_classes.QUERY_RETRIEVE.items()
     ]
     rows += [["Storage commitment", uid_name(sop_classes.STORAGE_COMMITMENT), "no", "yes"]]
     yield from table(["service", "SOP class", "user (SCU)", "provider (SCP)"], rows)
     yield from (
         "### 1.2 DICOMweb", "",
         *table(["service", "transactions", "user agent", "origin server"], [
-            ["Studies", "Search (QIDO-RS), Retrieve (WADO-RS), Store (STOW-RS)", "yes", "yes"],
+            ["Studies", "Search (QIDO-RS), Retrieve (WADO-RS)", yes("retriev"), "yes"],
+            ["Studies", "Store (STOW-RS)", yes("stowing"), "yes"],
             ["Studies", "Delete (no transaction of PS3.18; RFC 9110)", "no", "yes" if _deletes() else "no"],
             ["Worklist, Non-Patient Instance, Storage Commitment, URI (WADO-URI)", "", "no", "no"],
         ]),
@@ -145,9 +147,9 @@ def overview() -> Iterator[str]:
     )  # fmt: skip
 
 
-def _retrieves(uid: str, patient_root: set[str]) -> bool:
-    """Whether we ask another PACS by it: the study root, where the module that does so is there."""
-    return bool(_peers()) and uid not in patient_root
+def yes(beginning: str) -> str:
+    """Whether one of the modules that act as a user of other systems has a name that begins so."""
+    return "yes" if any(name.startswith(beginning) for name in _peers()) else "no"
 
 
 def _peers() -> list[str]:
@@ -473,4 +475,13 @@ def statement() -> str:
     lines = ["# DICOM conformance statement", "", "Of Insitu, version 0.1. PS3.2 annex N, 2024.", ""]
     for part in (overview, introduction, model, services, configuration, network, security, annex_a, annex_b):
         lines += part()
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(wrapped(lines)).rstrip() + "\n"
+
+
+def wrapped(lines: list[str]) -> Iterator[str]:
+    """The lines with paragraphs of prose filled to the width of the other pages."""
+    for is_prose, group in itertools.groupby(lines, lambda line: bool(line) and line[0] not in "#|-"):
+        text = list(group)
+        yield from (
+            textwrap.wrap(" ".join(text), 130, break_long_words=False, break_on_hyphens=False) if is_prose else text
+        )
