@@ -22,6 +22,9 @@ DUMP = {
     "series_source": "SELECT s.series_instance_uid, x.receipt FROM series_source x JOIN series s ON s.id = x.series ORDER BY 1, 2",
     "conflict": "SELECT sop_instance_uid, digest, transfer_syntax_uid, blob_key, receipt, at FROM conflict ORDER BY 1, 4",
     "quarantine": "SELECT reason, blob_key, size, receipt, at FROM quarantine ORDER BY 2",
+    "conflict_resolution": "SELECT * FROM conflict_resolution ORDER BY id",
+    "dataset_series": "SELECT d.project, d.dataset, s.series_instance_uid, d.added_at FROM dataset_series d"
+    " JOIN series s ON s.id = d.series ORDER BY 1, 2, 3",
     "deletion": "SELECT * FROM deletion ORDER BY id",
     "hold": "SELECT * FROM hold ORDER BY 1",
 }
