@@ -25,6 +25,8 @@ from insitu.settings import Settings
 from insitu_services.api.__main__ import listen, server
 from insitu_services.api.context import Context
 
+from .index_dump import complete
+
 Make = Callable[..., Dataset]
 Encode = Callable[..., bytes]
 Store = Callable[..., Stored]
@@ -139,3 +141,44 @@ def test_the_maintenance_commands_tell_what_they_found(
     blobs.delete(blob.key)
     status, report = run("scrub", "--keep")
     assert (status, report["missing"]) == (1, [made.SOPInstanceUID])
+
+
+def test_the_archive_is_cared_for_from_the_command_line(
+    run: Run, api: dict[str, str], database: Database, archive: Archive, settings: Settings, receipt: Receipt,
+    make: Make, encode: Encode, store: Store,
+) -> None:  # fmt: skip
+    made, kept = make(), make()
+    for item in (made, kept):
+        store(receipt, encode(item))
+    kept.StationName = "another"
+    store(receipt, encode(kept))
+    archive.close_receipt(receipt)
+    complete(database, settings)
+    status, answer = run("archive", "statistics", **api)
+    assert (status, answer["archive"]["total"]["instances"]) == (0, 2)
+    status, (conflict,) = run("conflict", "list", **api)
+    status, answer = run("conflict", "inspect", conflict["id"], **api)
+    assert (status, [item["keyword"] for item in answer["differences"]]) == (0, ["StationName"])
+    assert run("conflict", "keep", conflict["id"], "--reason", "a test", **api)[0] == 0
+    status, answer = run("archive", "hold", made.StudyInstanceUID, "--reason", "court order 7", **api)
+    assert status == 0
+    delete = ("archive", "delete", "--study", made.StudyInstanceUID, "--reason", "a test")
+    status, problem = run(*delete, "--yes", **api)
+    assert (status, problem["status"]) == (1, 409)
+    assert [hold["reason"] for hold in run("archive", "holds", **api)[1]] == ["court order 7"]
+    assert run("archive", "release", made.StudyInstanceUID, "--reason", "case closed", **api)[0] == 0
+    status, problem = run(*delete, **api)
+    assert (status, "--yes" in problem["remedy"]) == (1, True)
+    assert run(*delete, "--dry-run", **api)[1]["instances"] == 1
+    assert run(*delete, "--yes", **api)[1] == {
+        "studies": 1, "series": 1, "instances": 1, "bytes": len(encode(made)), "unlinked": 0, "deleted": True,
+    }  # fmt: skip
+    assert [row["reason"] for row in run("archive", "deletions", **api)[1]] == ["a test"]
+    assert run("archive", "damage", **api) == (0, [])
+    assert run("archive", "retain", **api) == (0, {"series": []})
+    (settings.home / "insitu.yaml").write_text("retention: [{name: old, project: inbox, days: 1, age: study-date}]\n")
+    status, answer = run("archive", "retain", **api)
+    assert (status, [item["rule"] for item in answer["series"]]) == (0, ["old"])
+    status, answer = run("archive", "retain", "--apply", **api)
+    assert (status, answer["series"], answer["stayed"]) == (0, 1, [])
+    assert run("scrub", "--rate", "100")[1]["healthy"] is True
