@@ -230,7 +230,7 @@ def question(identifier: Identifier, root: Root, *, relational: bool = False) ->
             unsupported = True  # there, but not for matching
             continue
         try:
-            conditions += _conditions(key, ())
+            conditions += _conditions(key)
         except Invalid as error:
             raise Refusal(UNABLE_TO_PROCESS, error.what, (key.number,)) from error
     fields = frozenset(returned) if level is Level.INSTANCE else frozenset[str]()
@@ -245,8 +245,8 @@ def _supported(level: Level, key: Key) -> bool:
     return level is Level.INSTANCE and not key.number >> 16 & 1 and key.vr != "UN"
 
 
-def _conditions(key: Key, path: tuple[str, ...]) -> list[Condition]:
-    inner = (*path, key.tag)
+def _conditions(key: Key) -> list[Condition]:
     if key.vr == "SQ":
-        return [each for item in key.items if not item.universal for each in _conditions(item, inner)]
-    return [search.condition(f"({key.tag[:4]},{key.tag[4:]})", inner, key.vr, key.value)]
+        inner = tuple(each for item in key.items if not item.universal for each in _conditions(item))
+        return [Condition((key.tag,), key.vr, "", inner)] if inner else []
+    return [search.condition(f"({key.tag[:4]},{key.tag[4:]})", (key.tag,), key.vr, key.value)]

@@ -64,8 +64,9 @@ class Receiver:
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program against the receiver; what it says is in English."""
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "LANG": "C"}
-        )
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=120, check=False,
+            env={**os.environ, "LANG": "C"},
+        )  # fmt: skip
 
     def storescu(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """DCMTK's storescu, verbose."""
