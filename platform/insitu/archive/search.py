@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
@@ -29,6 +30,7 @@ def _tags(*keywords: str) -> frozenset[str]:
     return frozenset(tag_of(keyword) for keyword in keywords)
 
 
+@cache
 def tag_of(keyword: str) -> str:
     """The eight hexadecimal digits of a keyword that DICOM knows."""
     number = tag_for_keyword(keyword)

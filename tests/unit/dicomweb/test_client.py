@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import httpx
 import numpy as np
 import pydicom
 import pytest
@@ -78,6 +79,15 @@ def test_client_gets_rendered_images(site, make, media_type):
     assert Image.open(io.BytesIO(rendered)).size == (6, 4)
     rendered = site.client.retrieve_instance_frames_rendered(*uids(image), [1], media_types=(media_type,))
     assert Image.open(io.BytesIO(rendered)).format == media_type.partition("/")[2].upper()
+
+
+def test_the_server_says_what_it_can_do(site):
+    for method in ("GET", "OPTIONS"):
+        response = httpx.request(method, f"{site.url}/dicom-web/", headers=site.headers, timeout=60)
+        assert response.status_code == 200
+        assert response.headers["Content-Type"] == "application/vnd.sun.wadl+xml"
+        for path in ("/studies", "/studies/{study}/series/{series}/rendered"):
+            assert f'<resource path="{path}">' in response.text
 
 
 def uids(dataset: pydicom.Dataset) -> tuple[str, str, str]:

@@ -138,3 +138,26 @@ def test_windows_are_those_of_the_standard():
     assert np.allclose(linear[[1, 2, 3]], [0, 0.5, 1])
     assert np.allclose(windowed(np.array([0.0, 64, 128]), 64.0, 128.0, "LINEAR_EXACT"), [0, 0.5, 1])
     assert np.allclose(windowed(np.array([64.0]), 64.0, 128.0, "SIGMOID"), [0.5])
+
+
+def images(response) -> list[tuple[int, int]]:
+    """Sizes of the images of a multipart answer."""
+    assert response.status_code == 200, response.text
+    boundary = response.headers["Content-Type"].partition("boundary=")[2].partition(";")[0].strip('"')
+    parts = response.content.split(b"--" + boundary.encode())[1:-1]
+    return [Image.open(io.BytesIO(part.partition(b"\r\n\r\n")[2][:-2])).size for part in parts]
+
+
+def test_a_series_and_a_study_are_rendered_whole_frame_by_frame(site, make, sample):
+    site.take(make(1), make(2), make(1, SeriesInstanceUID="1.2.3.5"))
+    assert images(site.get("/studies/1.2.3/series/1.2.3.4/rendered")) == [(6, 4)] * 2
+    assert images(site.get("/studies/1.2.3/rendered?viewport=3,2")) == [(3, 2)] * 3
+    assert site.get("/studies/1.2.3/rendered", headers={"Accept": "image/jpeg"}).status_code == 406
+    site.become()
+    assert site.get("/studies/1.2.3/rendered").status_code == 403
+    site.be_admin()
+    several = sample("rtdose.dcm")
+    site.take(several)
+    whole = site.get(address(several), headers={"Accept": 'multipart/related; type="image/png"'})
+    assert images(whole) == [(several.Columns, several.Rows)] * 15
+    assert picture(site.get(address(several), headers=PNG)).shape == (several.Rows, several.Columns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import time
+import tracemalloc
 
 import httpx
 import pytest
@@ -176,3 +177,26 @@ def wait_until(condition, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_many_objects_in_one_request_do_not_fill_the_memory(site, make):
+    """The body of 600 objects (180 MB) comes in pieces; the test's own process is the server."""
+    template = site.file(make(1, PixelData=bytes(300_000), Rows=375, Columns=400, SOPInstanceUID="1." + "2" * 30))
+    pieces = 600
+
+    def body():
+        for number in range(pieces):
+            file = template.replace(b"1." + b"2" * 30, b"1.1%029d" % number)
+            yield b"--b\r\nContent-Type: application/dicom\r\n\r\n" + file + b"\r\n"
+        yield b"--b--\r\n"
+
+    headers = site.headers | {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'}
+    tracemalloc.start()
+    try:
+        response = httpx.post(f"{site.url}/dicom-web/studies", content=body(), headers=headers, timeout=280)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert response.status_code == 200
+    assert len(indexed(site)) == pieces
+    assert peak < 40 << 20

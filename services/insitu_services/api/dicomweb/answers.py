@@ -6,6 +6,7 @@ Pure functions of a row (PS3.18 tables 10.6.3-3 to 10.6.3-5). Not here: which ro
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydicom.datadict import dictionary_VR
@@ -36,10 +37,15 @@ _SERIES_WHERE_PRESENT = [
 ]  # fmt: skip
 
 
+@cache
+def _vr(tag: str) -> str:
+    return str(dictionary_VR(int(tag, 16)))
+
+
 def element(keyword: str, *values: Any) -> tuple[str, DicomJson]:
     """Tag and DICOM JSON element of a keyword with its values."""
     tag = tag_of(keyword)
-    return tag, {"vr": dictionary_VR(int(tag, 16)), **({"Value": list(values)} if values else {})}
+    return tag, {"vr": _vr(tag), **({"Value": list(values)} if values else {})}
 
 
 def study_url(base: str, row: Mapping[str, Any]) -> str:
@@ -140,7 +146,7 @@ def _take(result: DicomJson, attributes: Mapping[str, Any], tags: Any) -> None:
 
 def _always(result: DicomJson, attributes: Mapping[str, Any], tags: list[str]) -> None:
     for tag in tags:
-        result[tag] = attributes.get(tag) or {"vr": dictionary_VR(int(tag, 16))}
+        result[tag] = attributes.get(tag) or {"vr": _vr(tag)}
 
 
 def _study(result: DicomJson, search: Search, row: Mapping[str, Any], *, everything: bool) -> None:

@@ -6,7 +6,7 @@ Not here: pixels by frame (frames).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from pydicom import Dataset
 from insitu.archive.blobs import BlobStore
 from insitu.archive.header import syntax_of
 from insitu.database import Row
-from insitu.errors import NotFound
+from insitu.errors import InsituError, NotFound
 
 from . import frames
 
@@ -25,12 +25,25 @@ _WORDS = {"OW": 2, "US": 2, "SS": 2, "AT": 2, "OF": 4, "FL": 4, "OL": 4, "UL": 4
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")
 
 
+class OutOfRange(InsituError):
+    """The range of bytes that is asked for lies outside of the value."""
+
+    status = 416
+    slug = "range"
+
+
 @dataclass(frozen=True)
 class Value:
-    """Bytes in little endian, in pieces, and what they are."""
+    """Bytes in little endian and what they are: `pieces(begin, end)` reads those from `begin` to before `end`."""
 
-    chunks: Iterable[bytes]
+    length: int
     media_type: str
+    pieces: Callable[[int, int], Iterator[bytes]]
+
+    @property
+    def chunks(self) -> Iterator[bytes]:
+        """All of it."""
+        return self.pieces(0, self.length)
 
 
 def value(blobs: BlobStore, row: Row, path: str) -> Value:
@@ -57,7 +70,7 @@ def value(blobs: BlobStore, row: Row, path: str) -> Value:
         raise missing
     if path.upper() == f"{frames.PIXEL_DATA:08X}":
         where = frames.layout(blobs, row)
-        return Value(frames.stored(blobs, where, list(range(1, where.frames + 1))), "application/octet-stream")
+        return _pixels(blobs, where)
     syntax, offset = row["transfer_syntax_uid"], row["dataset_offset"]
     with frames.source(blobs, row["blob_key"], syntax, offset) as stream:
         dataset = frames.header(stream, syntax, offset)
@@ -98,4 +111,48 @@ def _find(dataset: Dataset, parts: list[str], little: bool, missing: NotFound) -
     if tag_number == _ENCAPSULATED_DOCUMENT:
         named = str(dataset.get("MIMETypeOfEncapsulatedDocument", "")).strip().lower()
         media_type = named if _MEDIA_TYPE.fullmatch(named) else media_type
-    return Value([data], media_type)
+    return Value(len(data), media_type, lambda begin, end: iter((data[begin:end],)))
+
+
+def _pixels(blobs: BlobStore, where: frames.Layout) -> Value:
+    """Pixel data frame by frame, so that none of it is held; compressed frames one behind the other."""
+    sizes = [
+        sum(length for _, length in where.fragments[number]) if where.encapsulated else (where.frame_bits + 7) // 8
+        for number in range(where.frames)
+    ]
+
+    def pieces(begin: int, end: int) -> Iterator[bytes]:
+        position, wanted = 0, []
+        for number, size in enumerate(sizes, 1):
+            if position < end and position + size > begin:
+                wanted.append((number, position))
+            position += size
+        content = frames.stored(blobs, where, [number for number, _ in wanted])
+        for (_, start), frame in zip(wanted, content, strict=True):
+            yield frame[max(0, begin - start) : end - start]
+
+    return Value(sum(sizes), "application/octet-stream", pieces)
+
+
+def byte_range(text: str | None, length: int) -> tuple[int, int] | None:
+    """The bytes that a Range header asks for (RFC 9110 14.1.2): begin, and the one behind the last; None: all.
+
+    What is not a single range of bytes is left aside, as the RFC allows.
+
+    Raises
+    ------
+    OutOfRange
+        There is no byte in it.
+    """
+    found = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", (text or "").replace(" ", ""))
+    if not found or not (found[1] or found[2]):
+        return None
+    if not found[1]:
+        begin, end = max(0, length - int(found[2])), length
+    else:
+        begin, end = int(found[1]), min(length, int(found[2]) + 1) if found[2] else length
+        if found[2] and int(found[2]) < begin:
+            return None
+    if begin >= end:
+        raise OutOfRange("This range holds no byte of the value", value=text, why=f"it has {length} bytes")
+    return begin, end

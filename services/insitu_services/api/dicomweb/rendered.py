@@ -6,8 +6,9 @@ Not here: frames as data (wado, frames).
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
@@ -289,24 +290,23 @@ def _rows(
 def rendered_instance(
     request: Request, context: Ctx, principal: Reader, study: str, series: str, instance: str
 ) -> Response:
-    """The instance as an image, of several frames the first one; an encapsulated PDF as itself."""
+    """The instance as an image, of several frames the first one, or all as multipart; an encapsulated PDF as itself."""
     view = parse_view(dict(request.query_params))
     row = _rows(context, principal, study, series, instance)[0]
     if row["sop_class_uid"] == EncapsulatedPDFStorage:
         offer = choose(accept_of(request), [Offer("application/pdf", multipart=False)])
         document = bulkdata.value(context.archive.blobs, row, "00420011")
         return StreamingResponse(document.chunks, media_type=offer.media_type)
-    media_type = _media_type(request)
-    return _image(
-        request, encode(render(context.archive.blobs, row, 1, view), media_type, view.quality), media_type, view
-    )
+    return _images(request, context, [(row, None)], view)
 
 
 def _image(request: Request, content: bytes, media_type: str, view: View) -> Response:
-    response = Response(content, media_type=media_type)
-    for warning in view.warnings:
-        response.headers.append("Warning", f'299 {base_url(request)}/dicom-web "{warning}"')
-    return response
+    return Response(content, media_type=media_type, headers=_warnings(request, view))
+
+
+def _warnings(request: Request, view: View) -> dict[str, str]:
+    texts = [f'299 {base_url(request)}/dicom-web "{warning}"' for warning in view.warnings]
+    return {"Warning": ", ".join(texts)} if texts else {}
 
 
 @router.get("/studies/{study}/series/{series}/instances/{instance}/frames/{numbers}/rendered")
@@ -316,23 +316,60 @@ def rendered_frames(
     """Frames as images: one as itself, several as multipart."""
     wanted, view = frame_numbers(numbers), parse_view(dict(request.query_params))
     row = _rows(context, principal, study, series, instance)[0]
+    frames.check_numbers(frames.layout(context.archive.blobs, row), wanted)
+    return _images(request, context, [(row, wanted)], view)
+
+
+@router.get("/studies/{study}/series/{series}/rendered")
+def rendered_series(request: Request, context: Ctx, principal: Reader, study: str, series: str) -> Response:
+    """Every frame of a series as an image, in a multipart answer."""
+    view = parse_view(dict(request.query_params))
+    return _of_many(request, context, _rows(context, principal, study, series), view)
+
+
+@router.get("/studies/{study}/rendered")
+def rendered_study(request: Request, context: Ctx, principal: Reader, study: str) -> Response:
+    """Every frame of a study as an image, in a multipart answer."""
+    view = parse_view(dict(request.query_params))
+    return _of_many(request, context, _rows(context, principal, study), view)
+
+
+def _of_many(request: Request, context: Context, rows: list[Row], view: View) -> Response:
+    images = [row for row in rows if row["image_rows"]]
+    if not images:
+        raise NotFound("There is no image to show", why="None of these instances has pixel data")
+    return _images(request, context, [(row, None) for row in images], view)
+
+
+def _images(request: Request, context: Context, wanted: list[tuple[Row, list[int] | None]], view: View) -> Response:
+    """Frames of instances as images; None stands for all, and for the first where one single part is accepted.
+
+    The first image is made before the answer begins, so that a mistake in the request is still answered as one. A later frame that
+    cannot be decoded breaks the answer off.
+    """
     blobs = context.archive.blobs
-    frames.check_numbers(frames.layout(blobs, row), wanted)
-    offer = choose(accept_of(request), [Offer(name, multipart=len(wanted) > 1) for name in _FORMATS])
-    images = [encode(render(blobs, row, number, view), offer.media_type, view.quality) for number in wanted]
+    alone = len(wanted) == 1 and (wanted[0][1] is None or len(wanted[0][1]) == 1)
+    offers = [Offer(name, multipart=shape) for shape in ((False, True) if alone else (True,)) for name in _FORMATS]
+    offer = choose(accept_of(request), offers)
+    base = base_url(request)
+
+    def pictures() -> Iterator[tuple[dict[str, str], list[bytes]]]:
+        for row, numbers in wanted:
+            for number in numbers or range(1, frames.layout(blobs, row).frames + 1):
+                url = f"{instance_url(base, row)}/frames/{number}/rendered"
+                image = encode(render(blobs, row, number, view), offer.media_type, view.quality)
+                yield {"Content-Type": offer.media_type, "Content-Location": url}, [image]
+
+    parts = pictures()
+    first = next(parts)
     if not offer.multipart:
-        return _image(request, images[0], offer.media_type, view)
-    url = instance_url(base_url(request), row)
-    parts = [
-        (
-            {"Content-Type": offer.media_type, "Content-Location": f"{url}/frames/{number}/rendered"},
-            [image],
-        )
-        for number, image in zip(wanted, images, strict=True)
-    ]
+        return _image(request, first[1][0], offer.media_type, view)
     boundary = multipart.new_boundary()
-    whole = b"".join(multipart.body(boundary, parts))
-    return _image(request, whole, multipart.content_type(offer.media_type, boundary), view)
+    return StreamingResponse(
+        multipart.body(boundary, chain([first], parts)),
+        media_type=multipart.content_type(offer.media_type, boundary),
+        headers=_warnings(request, view),
+    )
 
 
 LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"

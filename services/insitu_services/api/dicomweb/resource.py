@@ -11,7 +11,7 @@ from insitu.database import Connection, Row
 from insitu.errors import NotFound
 from insitu.projects.permissions import Action, Principal, Resource, authorize, visible_projects
 
-_COLUMNS = """i.id, i.sop_instance_uid, i.series, i.sop_class_uid, i.transfer_syntax_uid, i.blob_key, i.size, i.dataset_offset,
+_COLUMNS = """i.id, i.sop_instance_uid, i.series, i.sop_class_uid, i.transfer_syntax_uid, i.blob_key, i.size, i.digest, i.dataset_offset,
     i.instance_number, i.image_rows, i.image_columns, i.number_of_frames, s.series_instance_uid, s.modality,
     st.study_instance_uid, ARRAY(SELECT sp.project FROM series_project sp WHERE sp.series = s.id) AS projects"""
 _VISIBLE = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from . import qido, rendered, stow, wado
+from . import capabilities, delete, qido, rendered, stow, wado
 
 router = APIRouter(prefix="/dicom-web")
-for part in (qido, stow, wado, rendered):
+for part in (qido, stow, wado, rendered, delete, capabilities):
     router.include_router(part.router)

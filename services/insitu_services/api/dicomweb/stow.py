@@ -37,7 +37,7 @@ router = APIRouter(tags=["dicomweb"])
 logger = logging.getLogger(__name__)
 Storer = Annotated[Principal, Depends(requires(Action.IMAGE_STORE))]
 
-HAND_OVER = 1 << 18  # bytes gathered before a thread writes them
+HAND_OVER = 1 << 20  # bytes gathered before a thread writes them
 RENEW_EVERY = 10.0  # seconds
 
 # Failure Reason (0008,1197), PS3.18 10.5.3.2 with the status codes of PS3.4 B.2.3 and PS3.7 C
@@ -154,7 +154,7 @@ class Session:
         except Unavailable as error:
             self._out_of_resources(error)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: memoryview) -> None:
         if self._incoming is None:
             return
         try:
@@ -294,14 +294,16 @@ async def _store(
 
 async def _receive(request: Request, session: Session) -> BadRequest | None:
     """Feed the body to the session; what is wrong with the body as a whole, if anything."""
-    gathered = bytearray()
+    gathered: list[bytes] = []
+    length = 0
     try:
         async for chunk in request.stream():
-            gathered += chunk
-            if len(gathered) >= HAND_OVER:
-                data, gathered = bytes(gathered), bytearray()
+            gathered.append(chunk)
+            length += len(chunk)
+            if length >= HAND_OVER:
+                data, gathered, length = b"".join(gathered), [], 0
                 await run_in_threadpool(session.feed, data)
-        await run_in_threadpool(session.feed, bytes(gathered))
+        await run_in_threadpool(session.feed, b"".join(gathered))
         await run_in_threadpool(session.finish)
     except BadRequest as error:
         session.items.append(Item(failure=CANNOT_UNDERSTAND))

@@ -6,7 +6,7 @@ Objects are sent as they are stored unless the client asks for explicit VR littl
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -24,6 +24,7 @@ from insitu.projects.permissions import Action, Principal
 
 from ..access import requires
 from ..context import Context, Ctx
+from ..problems import problem
 from . import bulkdata, frames, multipart
 from .answers import instance_url
 from .documents import documents
@@ -81,31 +82,44 @@ def _objects(request: Request, context: Context, rows: list[Row]) -> Response:
     base = base_url(request)
     single = next((a for a in accepted if not a.multipart and a.name == "application/dicom"), None)
     if single is not None and len(rows) == 1 and not any(a.multipart and a.quality >= single.quality for a in accepted):
-        syntax = _syntax(rows[0], accept_of(request), multiple=False)
+        syntax = _syntax(rows[0]["transfer_syntax_uid"], accept_of(request), multiple=False)
         return StreamingResponse(
             _object(context.archive.blobs, rows[0], syntax),
             media_type=f"application/dicom; transfer-syntax={syntax}",
             headers={"Content-Location": instance_url(base, rows[0])},
         )
-    syntaxes = [_syntax(row, accept_of(request), multiple=True) for row in rows]
-
-    def parts() -> Iterator[tuple[dict[str, str], Iterable[bytes]]]:
-        for row, syntax in zip(rows, syntaxes, strict=True):
-            headers = {
-                "Content-Type": f"application/dicom; transfer-syntax={syntax}",
-                "Content-Location": instance_url(base, row),
-            }
-            yield headers, _object(context.archive.blobs, row, syntax)
-
+    stored = {row["transfer_syntax_uid"] for row in rows}
+    syntaxes = {uid: _syntax(uid, accept_of(request), multiple=True) for uid in stored}
     boundary = multipart.new_boundary()
+    heads = [
+        multipart.part_head(
+            boundary,
+            {
+                "Content-Type": f"application/dicom; transfer-syntax={syntaxes[row['transfer_syntax_uid']]}",
+                "Content-Location": instance_url(base, row),
+            },
+            first=not number,
+        )
+        for number, row in enumerate(rows)
+    ]
+
+    def pieces() -> Iterator[bytes]:
+        for head, row in zip(heads, rows, strict=True):
+            yield head
+            yield from _object(context.archive.blobs, row, syntaxes[row["transfer_syntax_uid"]])
+        yield multipart.end(boundary)
+
+    headers = {}
+    if all(syntaxes[uid] == uid for uid in stored):
+        length = sum(map(len, heads)) + sum(row["size"] for row in rows) + len(multipart.end(boundary))
+        headers["Content-Length"] = str(length)
     return StreamingResponse(
-        multipart.body(boundary, parts()), media_type=multipart.content_type("application/dicom", boundary)
+        multipart.gathered(pieces()), media_type=multipart.content_type("application/dicom", boundary), headers=headers
     )
 
 
-def _syntax(row: Row, accept: str | None, *, multiple: bool) -> str:
+def _syntax(stored: str, accept: str | None, *, multiple: bool) -> str:
     """The transfer syntax in which an instance is sent: the stored one where the client takes it."""
-    stored = row["transfer_syntax_uid"]
     offers = [Offer("application/dicom", multiple, stored)]
     if stored != EXPLICIT_LITTLE and _transcodable(stored):
         offers.append(Offer("application/dicom", multiple, EXPLICIT_LITTLE))
@@ -164,7 +178,9 @@ def retrieve_instance(
 
 
 def _metadata(request: Request, context: Context, rows: list[Row], media_type: str) -> Response:
-    return StreamingResponse(documents(context.archive.blobs, rows, base_url(request)), media_type=media_type)
+    return StreamingResponse(
+        multipart.gathered(documents(context.archive.blobs, rows, base_url(request))), media_type=media_type
+    )
 
 
 @router.get("/studies/{study}/metadata")
@@ -272,10 +288,34 @@ def retrieve_bulk_data(
             return _frames(request, context, row, where, list(range(1, where.frames + 1)))
     value = bulkdata.value(blobs, row, path)
     names = dict.fromkeys((value.media_type, "application/octet-stream"))
-    offer = choose(accept_of(request), [Offer(name, shape) for name in names for shape in (True, False)])
+    ranged = "range" in request.headers  # of a value alone, not of a multipart body
+    shapes = (False, True) if ranged else (True, False)
+    offer = choose(accept_of(request), [Offer(name, shape) for name in names for shape in shapes])
     if not offer.multipart:
-        return StreamingResponse(value.chunks, media_type=offer.media_type)
+        return _value(request, value, offer.media_type, f'"{row["digest"].hex()}"')
     boundary = multipart.new_boundary()
     url = f"{instance_url(base_url(request), row)}/bulkdata/{path}"
     stream = multipart.body(boundary, [({"Content-Type": offer.media_type, "Content-Location": url}, value.chunks)])
     return StreamingResponse(stream, media_type=multipart.content_type(offer.media_type, boundary))
+
+
+def _value(request: Request, value: bulkdata.Value, media_type: str, tag: str) -> Response:
+    """A value or a range of it (RFC 9110 13 and 14); the tag is that of the object, whose values never change."""
+    headers = {"ETag": tag, "Accept-Ranges": "bytes"}
+    known = [text.strip().removeprefix("W/") for text in request.headers.get("if-none-match", "").split(",")]
+    if tag in known or "*" in known:
+        return Response(status_code=304, headers=headers)
+    whole = request.headers.get("if-range", tag) != tag  # the client holds bytes of another object
+    try:
+        found = None if whole else bulkdata.byte_range(request.headers.get("range"), value.length)
+    except bulkdata.OutOfRange as error:
+        response = problem(error)
+        response.headers.update(headers | {"Content-Range": f"bytes */{value.length}"})
+        return response
+    begin, end = found or (0, value.length)
+    headers["Content-Length"] = str(end - begin)
+    if found:
+        headers["Content-Range"] = f"bytes {begin}-{end - 1}/{value.length}"
+    return StreamingResponse(
+        value.pieces(begin, end), status_code=206 if found else 200, media_type=media_type, headers=headers
+    )
