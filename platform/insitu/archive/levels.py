@@ -103,9 +103,18 @@ def storable(value: Any) -> Any:
     return value
 
 
+def _encodings(character_set: str) -> list[str]:
+    """Python's names of a Specific Character Set; the default repertoire where it is none that can be understood."""
+    try:
+        found: list[str] = convert_encodings([part.strip() for part in character_set.split("\\")])
+    except (ValueError, LookupError):
+        return ["iso8859"]
+    return found
+
+
 def attributes(values: Raw, syntax: Syntax, tags: tuple[int, ...]) -> dict[str, Any]:
     """The attributes among `tags` as DICOM JSON (PS3.18 F). A value that cannot be understood is left out."""
-    encodings = convert_encodings([part.strip() for part in text(values, CHARACTER_SET).split("\\")])
+    encodings = _encodings(text(values, CHARACTER_SET))
     found = {}
     for tag in sorted(tags):
         if tag not in values:

@@ -115,7 +115,7 @@ def _read(stream: BinaryIO) -> tuple[Dataset, dict[int, str]]:
         # pydicom has inflated it into memory of its own, where the position is not to be had.
         stream.seek(0)
         whole = dcmread(stream, force=True)
-        return dataset, {tag: _PIXELS[tag] for tag in _PIXELS if tag in whole}
+        return dataset, {tag: str(whole[tag].VR) for tag in _PIXELS if tag in whole}
     head = stream.read(8)
     if len(head) < 8:
         return dataset, {}

@@ -371,6 +371,7 @@ NAMES = {
     "utf-8 without a word": ("", "Müller^Jörg".encode(), None),
     "a character set nobody knows": ("ISO_IR 4711", b"Muller^Joerg", "Muller^Joerg"),
     "a character set with an escape out of place": ("ISO 2022 IR 87", b"A\x1b$Bxx\x1b(^B\x1b", None),
+    "a character set with zero bytes": ("\0\0\0_IR 192", b"Muller^Joerg", "Muller^Joerg"),
     "a lone escape": ("\\ISO 2022 IR 87", b"Muller\x1b", None),
     "a zero byte": ("ISO_IR 192", b"Mu\0ller^Joerg", "Muller^Joerg"),
 }
