@@ -148,14 +148,14 @@ def test_by_policy_other_bytes_under_a_known_uid_are_refused(start: Callable[...
     assert receiver.count("conflict") == 0
 
 
-def rq(calling: str = "SCRIPT", called: str = "INSITU", abstract: str = CT) -> bytes:
+def rq(calling: str = "SCRIPT", called: str = "INSITU", abstract: str = CT, syntax: str = EXPLICIT) -> bytes:
     """An A-ASSOCIATE-RQ with one context."""
     from pynetdicom.presentation import build_context
 
     primitive = A_ASSOCIATE()
     primitive.application_context_name = "1.2.840.10008.3.1.1.1"
     primitive.calling_ae_title, primitive.called_ae_title = calling, called
-    context = build_context(abstract, EXPLICIT)
+    context = build_context(abstract, syntax)
     context.context_id = 1
     primitive.presentation_context_definition_list = [context]
     length, implementation = MaximumLengthNotification(), ImplementationClassUIDNotification()
@@ -215,12 +215,14 @@ def read_pdu(connection: object) -> tuple[int, bytes]:
     return header[0], exactly(struct.unpack(">I", header[2:])[0])
 
 
-def scripted_store(receiver: Receiver, payload: bytes, sop_instance: str) -> tuple[int, str]:
+def scripted_store(
+    receiver: Receiver, payload: bytes, sop_instance: str, abstract: str = CT, syntax: str = EXPLICIT
+) -> tuple[int, str]:
     """Send these bytes as the data set of a C-STORE; status and error comment."""
     with receiver.connect() as connection:
-        connection.sendall(rq())
+        connection.sendall(rq(abstract=abstract, syntax=syntax))
         assert read_pdu(connection)[0] == pdu.ASSOCIATE_AC
-        connection.sendall(p_data(store_command(sop_instance), 3))
+        connection.sendall(p_data(store_command(sop_instance, abstract), 3))
         for start in range(0, len(payload), 16_000):
             piece = payload[start : start + 16_000]
             connection.sendall(p_data(piece, 2 if start + 16_000 >= len(payload) else 0))
