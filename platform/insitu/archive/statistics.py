@@ -61,6 +61,7 @@ def refresh(connection: Connection, *, force: bool = False) -> bool:
     if recent and not force:
         return False
     started = time.monotonic()
+    connection.execute("SET LOCAL work_mem = '64MB'")
     connection.execute("DELETE FROM archive_statistic")
     connection.execute(_COUNT)
     connection.execute("DELETE FROM statistic_state")
