@@ -139,7 +139,7 @@ class Sender:
                 time.sleep(0.0001)
             for control, piece in chain(pdu.split([request], maximum, 0x01), pdu.split(data_set, maximum, 0x00)):
                 fragment = P_DATA()
-                fragment.presentation_data_value_list = [(context, bytes([control]) + piece)]
+                fragment.presentation_data_value_list = [[context, bytes([control]) + piece]]
                 association.dul.send_pdu(fragment)  # waits while the peer is slow
             _, response = association.dimse.get_msg(block=True)
         except ConnectionError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ def image(**attributes: Any) -> Dataset:
     dataset = Dataset()
     dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, generate_uid()
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()
-    dataset.PatientName, dataset.PatientID, dataset.Modality = "Test^Object", f"P-{uuid.uuid4().hex[:8]}", "CT"
+    dataset.PatientName, dataset.PatientID, dataset.Modality = "Test^Object", "P-1", "CT"
     dataset.StudyDate, dataset.StudyTime, dataset.StudyID, dataset.AccessionNumber = "20240131", "101500", "1", "A1"
     dataset.InstanceNumber, dataset.SeriesNumber = 1, 1
     dataset.Rows = dataset.Columns = 8

@@ -215,7 +215,7 @@ def test_a_stranger_gets_no_context_for_queries_but_may_still_store(receiver: Re
         assert association.is_established
         accepted[title] = {str(each.abstract_syntax) for each in association.accepted_contexts}
         association.release()
-    assert accepted == {"PACS": set(models)} | dict.fromkeys(("FAR", "SHOWS", "NOBODY"), {str(CTImageStorage)})
+    assert accepted == {"PACS": set(models)} | {title: {str(CTImageStorage)} for title in ("FAR", "SHOWS", "NOBODY")}
 
 
 def test_a_query_that_breaks_the_hierarchy_is_refused_unless_relational(receiver: Receiver) -> None:
