@@ -19,7 +19,7 @@ from insitu.audit import trail
 from insitu.database import Connection, Database, Row
 from insitu.errors import Invalid, NotFound
 
-from . import journal, leftovers, rows
+from . import journal, leftovers, links, rows
 from .blobs import BlobStore
 
 logger = logging.getLogger(__name__)
@@ -254,7 +254,7 @@ def _note(database: Database, blobs: BlobStore, row: Row, report: Report, *, act
     """Look again at an object that was not sound, and put it aside or note that it is missing."""
     with database.transaction() as connection:
         current = connection.execute(
-            "SELECT id, sop_instance_uid, blob_key, digest, size, dataset_offset, receipt::text FROM instance"
+            "SELECT id, series, sop_instance_uid, blob_key, digest, size, dataset_offset, receipt::text FROM instance"
             " WHERE id = %s FOR UPDATE",
             (row["id"],),
         ).fetchone()
@@ -277,6 +277,8 @@ def _note(database: Database, blobs: BlobStore, row: Row, report: Report, *, act
             trail.record(
                 connection, "scrub", "damage", "instance", uid, outcome="failure", detail={"kind": state.value}
             )
+            # A rebuild from nothing does not see this object: others must not decide who holds the series.
+            links.record(connection, blobs, current["series"])
         if state is State.MISSING:
             return
         key = aside_key(current["blob_key"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pydicom.dataset import Dataset
@@ -15,7 +16,7 @@ from insitu.archive.scrub import scrub
 from insitu.archive.store import Archive, Outcome, Receipt, Stored
 from insitu.audit import trail
 from insitu.database import Connection, Database, Row
-from insitu.errors import Conflict, Invalid, NotFound
+from insitu.errors import Conflict, Invalid, NotFound, Unavailable
 from insitu.settings import Settings
 
 from .index_dump import complete, dump
@@ -273,3 +274,48 @@ def test_an_object_that_arrives_while_its_series_is_deleted_is_refused_or_lost(
     assert {row["sop_instance_uid"] for row in dump(database)["instance"]} == {
         late.SOPInstanceUID, study[0].SOPInstanceUID,
     }  # fmt: skip
+
+
+def test_objects_that_arrive_while_their_study_is_deleted_again_and_again_are_lost(
+    database: Database, archive: Archive, blobs: FileBlobStore, settings: Settings, make: Make, encode: Encode
+) -> None:
+    first = make()
+    files = [
+        encode(make(StudyInstanceUID=first.StudyInstanceUID, SeriesInstanceUID=first.SeriesInstanceUID))
+        for _ in range(40)
+    ]
+    receipts = [archive.open_receipt(channel="dimse", calling_ae=f"MODALITY{number}") for number in range(2)]
+    senders = [
+        Archive(database, blobs, settings) for _ in receipts
+    ]  # each with its own memory of series, as processes have
+
+    def send(number: int) -> None:
+        for file in files[number::2]:
+            for _ in range(20):  # a sender that is told to try again does
+                incoming = senders[number].begin(receipts[number])
+                incoming.write(file)
+                try:
+                    assert incoming.commit().outcome is Outcome.STORED
+                    break
+                except Unavailable:
+                    continue
+            else:
+                raise AssertionError("never taken")
+
+    deleted = 0
+    with ThreadPoolExecutor() as pool:
+        sending = [pool.submit(send, number) for number in range(2)]
+        while not all(future.done() for future in sending):
+            try:
+                gone = deletion.delete(archive, "anna", study=first.StudyInstanceUID, reason=WHY, projects=None)
+                deleted += gone.instances
+            except NotFound:
+                complete(database, settings)  # the dispatcher is at work as well
+        for future in sending:
+            future.result()
+    left = dump(database)["instance"]
+    assert deleted + len(left) == len(files)
+    assert {row["blob_key"] for row in left} == {blob.key for blob in blobs.list("objects/")}
+    assert scrub(database, blobs).healthy
+    for sender in senders:
+        sender.close()

@@ -112,7 +112,7 @@ def test_the_rules_are_carried_out_on_what_is_due_and_nothing_else(
         )
     rule = RetentionRule(name="old-ct", project="inbox", modalities=("CT",), days=30)
     later = datetime.now(UTC).date() + timedelta(days=40)
-    monkeypatch.setattr(retention, "_FACTS", retention._FACTS.replace("LIMIT 500", "LIMIT 2"))  # noqa: SLF001
+    monkeypatch.setattr(retention, "_FACTS", retention._FACTS.replace("LIMIT 500", "LIMIT 2"))
     before = dump(database)
     assert list(retention.due(database, [], later)) == []
     assert list(retention.due(database, [rule])) == [], "what arrived today is not 30 days old"
