@@ -371,7 +371,6 @@ NAMES = {
     "utf-8 without a word": ("", "Müller^Jörg".encode(), None),
     "a character set nobody knows": ("ISO_IR 4711", b"Muller^Joerg", "Muller^Joerg"),
     "a character set with an escape out of place": ("ISO 2022 IR 87", b"A\x1b$Bxx\x1b(^B\x1b", None),
-    "a character set with zero bytes": ("\0\0\0_IR 192", b"Muller^Joerg", "Muller^Joerg"),
     "a lone escape": ("\\ISO 2022 IR 87", b"Muller\x1b", None),
     "a zero byte": ("ISO_IR 192", b"Mu\0ller^Joerg", "Muller^Joerg"),
 }
@@ -416,6 +415,13 @@ def test_a_character_set_right_or_wrong_changes_no_byte_and_breaks_no_search(
                 assert where["00100010"]["Value"][0]["Alphabetic"] == shown, name
             elif "Value" in where.get("00100010", {}):
                 assert isinstance(where["00100010"]["Value"][0]["Alphabetic"], str), name
+
+
+def test_a_character_set_that_nobody_can_read_is_not_archived(
+    receipt: Receipt, store: Store, make: Make, encode: Encode, refused: Refused
+) -> None:
+    file = with_name(make(), encode, "ISO\0\x1b_IR 192", b"Muller^Joerg")
+    assert "Specific Character Set is malformed" in refused(store(receipt, file), file)
 
 
 def test_a_bare_data_set_gets_the_file_meta_information_it_says(make: Make, encode: Encode) -> None:
