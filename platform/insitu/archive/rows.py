@@ -206,6 +206,17 @@ def known_instance(connection: Connection, sop_instance_uid: str) -> Row | None:
     ).fetchone()
 
 
+def note_sender(connection: Connection, instance: int, receipt: Receipt) -> None:
+    """Note who sent the very same object again, where it is not who sent it first: he may ask for storage commitment too."""
+    connection.execute(
+        "INSERT INTO instance_sender (instance, calling_ae) SELECT i.id, %(calling)s FROM instance i"
+        " JOIN receipt r ON r.id = i.receipt"
+        " WHERE i.id = %(instance)s AND %(calling)s::text IS NOT NULL AND r.calling_ae IS DISTINCT FROM %(calling)s"
+        " ON CONFLICT DO NOTHING",
+        {"instance": instance, "calling": receipt.calling_ae},
+    )
+
+
 def replace_blob(connection: Connection, known: Row, row: InstanceRow, receipt: str) -> bool:
     """Let another blob stand for a known instance; False where the instance changed meanwhile. Its metadata is made again."""
     changed = connection.execute(
