@@ -34,8 +34,9 @@ HostPort = Annotated[str, AfterValidator(_host_port)]
 
 def _time_zone(value: str) -> str:
     try:
-        zoneinfo.ZoneInfo(value)
-    except (OSError, ValueError) as error:
+        if value != "UTC":  # which needs no database of time zones
+            zoneinfo.ZoneInfo(value)
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError("there is no such time zone; they are named as Europe/Berlin") from error
     return value
 
@@ -48,7 +49,9 @@ class RetentionRule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Stands in the audit trail with every deletion.")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Stands in the audit trail with every deletion."
+    )
     project: str = Field(min_length=1, description="Project whose series it is for, or `*` for every series.")
     modalities: tuple[str, ...] = Field((), description="Only these; empty for all.")
     days: int = Field(ge=1, description="Age from which on they go.")
@@ -66,6 +69,32 @@ class Settings(BaseModel):
     home: Path = Field(default_factory=default_home, description="Folder that holds everything of this installation.")
     http: HostPort = Field("127.0.0.1:8080", description="Address of the web pages, the API and DICOMweb.")
     dicom: HostPort = Field("0.0.0.0:11112", description="Address of the DICOM receiver.")
+    dicom_tls: HostPort | None = Field(
+        None, description="Address of a second DICOM receiver port that speaks TLS; none by default."
+    )
+    tls_certificate: Path | None = Field(
+        None, description="PEM file with our certificate and its chain, for DICOM TLS in and out."
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the key of `tls_certificate`, without a password.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file with the authorities that sign the certificates of DICOM TLS clients."
+    )
+    tls_client_certificates: Literal["required", "optional"] = Field(
+        "required", description="Whether DICOM TLS clients must show a certificate."
+    )
+    tls_ca: Path | None = Field(
+        None,
+        description="PEM file with the authorities that sign the certificates of nodes; by default the system's own.",
+    )
+    drain_seconds: float = Field(
+        600.0, gt=0, description="Seconds open associations get to end when receiver processes are replaced."
+    )
+    database_patience: float = Field(
+        20.0, gt=0, description="Seconds the receiver gives the database before it answers that it is out of resources."
+    )
+    disk_reserve: int = Field(
+        500_000_000, ge=0, description="Bytes of disk kept free for the database: no objects are taken below it."
+    )
     ae_title: str = Field("INSITU", min_length=1, max_length=16, description="AE title of the receiver.")
     accept_any_called_ae: bool = Field(
         True, description="Accept every called AE title, so that rules can route by it; otherwise only `ae_title`."
@@ -114,7 +143,8 @@ class Settings(BaseModel):
         (), description="Rules by which old series are deleted, see docs/archive.md; none by default."
     )
     retention_automatic: bool = Field(
-        False, description="Carry the retention rules out once a day; otherwise only `insitu archive retain --apply` does."
+        False,
+        description="Carry the retention rules out once a day; otherwise only `insitu archive retain --apply` does.",
     )
     scrub_days: float = Field(
         7.0, ge=0, description="Days from the end of a scrub to the next one by itself; 0 for none by itself."

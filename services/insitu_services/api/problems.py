@@ -20,11 +20,12 @@ from .observation import template
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER = "30"  # seconds; what is away for a moment is back by then
 
 
 def problem(error: InsituError) -> JSONResponse:
     """The response for an error raised on purpose."""
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": RETRY_AFTER}}.get(error.status)
     return JSONResponse(error.problem(), status_code=error.status, media_type=MEDIA_TYPE, headers=headers)
 
 

@@ -37,6 +37,7 @@ from .dialogue import (
 )
 from .negotiation import Agreement, Rejection
 from .pdu import PeerGone, ProtocolError, Reader
+from .secure import SecureSocket
 from .sop_classes import FOR_NODES
 from .storage import Delivery, Reception
 
@@ -62,7 +63,7 @@ class Association:
 
     Parameters
     ----------
-    connection : socket
+    connection : socket or SecureSocket
     peer : str
         Address.
     settings : Settings
@@ -75,7 +76,7 @@ class Association:
 
     def __init__(
         self,
-        connection: socket.socket,
+        connection: socket.socket | SecureSocket,
         peer: str,
         settings: Settings,
         archive: Archive,

@@ -12,6 +12,8 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 
+from .secure import SecureSocket
+
 ASSOCIATE_RQ = 0x01
 ASSOCIATE_AC = 0x02
 ASSOCIATE_RJ = 0x03
@@ -63,7 +65,7 @@ class Reader:
         Seconds over which the pace is measured; None where it does not matter.
     """
 
-    def __init__(self, connection: socket.socket, patience: float | None = None) -> None:
+    def __init__(self, connection: socket.socket | SecureSocket, patience: float | None = None) -> None:
         self._socket = connection
         self._patience = patience
         self._buffer = bytearray(FIRST_BUFFER)

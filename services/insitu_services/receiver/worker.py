@@ -12,17 +12,22 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable, Mapping
 
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.store import Archive
 from insitu.database import Database
 from insitu.settings import Settings
 
+from . import commitment
 from .association import Association
+from .secure import Handshake, Identity
 
 logger = logging.getLogger("insitu.receiver")
 
 MOST_ASSOCIATIONS = 250  # of one process; more are told to try again later
+REPLACED = signal.SIGUSR1  # another worker takes what comes
+STOP, LEAVE = b"s", b"l"
 RENEW_EVERY = 8.0  # seconds; a lease lasts 30
 END_SECONDS = 0.7  # for those that were aborted, all together
 DRAIN_SECONDS = 2.5  # for open associations when the process is asked to stop
@@ -33,69 +38,115 @@ class Worker:
 
     Parameters
     ----------
-    listener : socket
-        Shared with the other workers, not blocking.
+    listeners : mapping
+        Setting that names the address ("dicom", "dicom_tls") to socket, shared with the other workers, not blocking.
     parent : int
         Descriptor that becomes readable when the parent process is gone.
     settings : Settings
     """
 
-    def __init__(self, listener: socket.socket, parent: int, settings: Settings) -> None:
-        self._listener = listener
+    def __init__(self, listeners: Mapping[str, socket.socket], parent: int, settings: Settings) -> None:
+        self._listeners = listeners
+        self._identity = Identity(settings) if "dicom_tls" in listeners else None
         self._parent = parent
         self._settings = settings
-        self._database = Database(settings.database_dsn("receiver"), minimum=1, maximum=16)
+        self._database = Database(
+            settings.database_dsn("receiver"), minimum=1, maximum=16,
+            patience=settings.database_patience, statement_seconds=settings.database_patience,
+        )  # fmt: skip
         self._archive = Archive(self._database, FileBlobStore(settings.blobs), settings)
-        self._open: dict[Association, threading.Thread] = {}
+        self._open: dict[Association | Handshake, threading.Thread] = {}
         self._lock = threading.Lock()
         self._wake_reader, self._wake_writer = os.pipe()
 
-    def run(self) -> None:
-        """Accept until SIGTERM comes or the parent is gone; then let open associations end."""
+    def run(self, accepting: Callable[[], object] = lambda: None) -> None:
+        """Accept until a signal comes or the parent is gone; then let open associations end.
+
+        SIGTERM and SIGINT give them a moment, `REPLACED` as long as `drain_seconds` says.
+
+        Parameters
+        ----------
+        accepting : callable
+            Called when it begins to accept.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: os.write(self._wake_writer, b"x"))
+            signal.signal(number, lambda *_: os.write(self._wake_writer, STOP))
+        signal.signal(REPLACED, lambda *_: os.write(self._wake_writer, LEAVE))
         renewal = threading.Thread(target=self._renew, name="renew", daemon=True)
         renewal.start()
-        watched: list[socket.socket | int] = [self._listener, self._parent, self._wake_reader]
+        reporter = threading.Thread(
+            target=commitment.keep_telling, args=(self._settings, self._database), name="commitment", daemon=True
+        )
+        reporter.start()
+        accepting()
+        watched: list[socket.socket | int] = [*self._listeners.values(), self._parent, self._wake_reader]
         while True:
             ready, _, _ = select.select(watched, [], [])
             if self._parent in ready or self._wake_reader in ready:
                 break
-            try:
-                connection, address = self._listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                continue  # another worker took it, or the peer has gone again
-            except OSError as error:
-                logger.error("a connection could not be accepted: %s", error.strerror)
-                time.sleep(0.1)
-                continue
-            connection.setblocking(True)
-            self._serve(connection, address[0])
-        self._drain()
+            for name, listener in self._listeners.items():
+                if listener in ready:
+                    self._accept(listener, secure=name == "dicom_tls")
+        for listener in self._listeners.values():
+            listener.close()  # who comes now is served by another worker, or refused at once where there is none
+        seconds = DRAIN_SECONDS
+        if self._parent not in ready and os.read(self._wake_reader, 1) == LEAVE:
+            seconds = self._settings.drain_seconds
+        self._drain(seconds)
         self._archive.close()
         self._database.close()
 
-    def _serve(self, connection: socket.socket, peer: str) -> None:
+    def _accept(self, listener: socket.socket, *, secure: bool) -> None:
+        try:
+            connection, address = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another worker took it, or the peer has gone again
+        except OSError as error:
+            logger.error("a connection could not be accepted: %s", error.strerror)
+            time.sleep(0.1)
+            return
+        connection.setblocking(True)
+        self._serve(connection, address[0], secure=secure)
+
+    def _serve(self, connection: socket.socket, peer: str, *, secure: bool) -> None:
         with self._lock:
             full = len(self._open) >= MOST_ASSOCIATIONS
-        association = Association(connection, peer, self._settings, self._archive, full=full)
+        if secure and full:
+            connection.close()  # to refuse it in DICOM's words would take the handshake that there is no room for
+            return
+        first: Association | Handshake
+        if secure and self._identity is not None:
+            first = Handshake(connection, peer, self._identity)
+        else:
+            first = Association(connection, peer, self._settings, self._archive, full=full)
 
         def work() -> None:
+            served = first
             try:
-                association.run()
+                if isinstance(served, Handshake):
+                    plug = served.run(self._settings.association_timeout)
+                    if plug is None:
+                        return
+                    handshake, served = (
+                        served,
+                        Association(plug, peer, self._settings, self._archive, certificate=plug.certificate),
+                    )
+                    with self._lock:
+                        self._open[served] = self._open.pop(handshake)
+                served.run()
             finally:
                 with self._lock:
-                    self._open.pop(association, None)
+                    self._open.pop(served, None)
 
         thread = threading.Thread(target=work, name=f"association {peer}", daemon=True)
         with self._lock:
-            self._open[association] = thread
+            self._open[first] = thread
         try:
             thread.start()
         except RuntimeError as error:  # the system gives no more threads; the associations that are open go on
             logger.error("a connection could not be served: %s", error)
             with self._lock:
-                self._open.pop(association, None)
+                self._open.pop(first, None)
             connection.close()
 
     def _renew(self) -> None:
@@ -109,11 +160,17 @@ class Worker:
                 except Exception:  # without this thread the leases of all would end
                     logger.exception("a lease could not be renewed")
 
-    def _drain(self) -> None:
-        self._listener.close()  # who comes now is refused at once instead of waiting for nobody
-        deadline = time.monotonic() + DRAIN_SECONDS
+    def _drain(self, seconds: float) -> None:
+        """Let open associations end for a while, a shorter one where a stop comes or the parent goes meanwhile."""
+        deadline = time.monotonic() + seconds
+        hurried = seconds == DRAIN_SECONDS
         while self._open and time.monotonic() < deadline:
-            time.sleep(0.02)
+            ready: list[int] = select.select([self._parent, self._wake_reader], [], [], 0 if hurried else 0.2)[0]
+            if hurried:
+                time.sleep(0.02)
+            elif self._parent in ready or (ready and os.read(self._wake_reader, 1) == STOP):
+                hurried = True
+                deadline = min(deadline, time.monotonic() + DRAIN_SECONDS)
         with self._lock:
             left = dict(self._open)
         for association in left:
