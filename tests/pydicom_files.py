@@ -58,7 +58,13 @@ BARE = {
 
 
 # Where pydicom leaves a whole sequence out because of one value in it that breaks its VR, ours leaves out that value.
-MORE_THAN_PYDICOM = {"badVR.dcm": ("300C0002",)}
+MORE_THAN_PYDICOM = dict.fromkeys(
+    (
+        "badVR.dcm", "rtdose.dcm", "rtdose_1frame.dcm", "rtdose_expb.dcm", "rtdose_expb_1frame.dcm", "rtdose_rle.dcm",
+        "rtdose_rle_1frame.dcm",
+    ),
+    ("300C0002",),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -159,4 +165,3 @@ def without_bulk(document: dict[str, Any]) -> dict[str, Any]:
         else:
             kept[tag] = element
     return kept
-
