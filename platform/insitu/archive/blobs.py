@@ -92,11 +92,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _name(descriptor: int, path: Path) -> None:
-    """Give a file without a name the name `path`."""
+    """Give a file without a name the name `path`, durably."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         # Only with a folder descriptor does Python call linkat, which can follow the link in /proc to the unnamed file.
         os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=folder, follow_symlinks=True)
+        os.fsync(folder)
     finally:
         os.close(folder)
 
@@ -307,7 +308,7 @@ class FileBlobStore:
             _name(descriptor, path)
         else:
             temporary.rename(path)
-        _sync_folder(path.parent)
+            _sync_folder(path.parent)
 
 
 class FileBlobWriter:

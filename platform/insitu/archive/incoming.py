@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+GATHERED = 65_536  # bytes; smaller pieces are put together, so that small PDUs cost no write and no digest each
 TRIES = 3  # of a transaction that PostgreSQL breaks off in favour of another
 
 
@@ -56,6 +57,7 @@ class Incoming:
         self.key = f"objects/{receipt.id}/{self._id}.dcm"
         self._examination = Examination(transfer_syntax_uid, sop_class_uid, sop_instance_uid, study_instance_uid)
         self._writer = archive.blobs.create(self.key)
+        self._gathered = bytearray()
         self._size = 0
         self._meta_size = 0
         self._identity: Identity | None = None
@@ -91,13 +93,26 @@ class Incoming:
         return self._identity
 
     def write(self, data: bytes | memoryview) -> None:
-        """Take the next bytes. They go to disk at once; the object is never held in memory.
+        """Take the next bytes. They go to disk by and by; the object is never held in memory.
 
         Raises
         ------
         Unavailable
             The disk is full or fails.
         """
+        if not self._gathered and len(data) >= GATHERED:
+            self._take(data)
+            return
+        self._gathered += data
+        if len(self._gathered) >= GATHERED:
+            self._flush()
+
+    def _flush(self) -> None:
+        gathered, self._gathered = self._gathered, bytearray()
+        if gathered:
+            self._take(memoryview(gathered))
+
+    def _take(self, data: bytes | memoryview) -> None:
         self._writer.write(data)
         self._size += len(data)
         self._examination.feed(data)
@@ -113,6 +128,10 @@ class Incoming:
         try:
             if not self.prepare():
                 return self.quarantine()
+            stored = self._index_in_one()
+            if stored is not None:
+                self._archive.wake()
+                return stored
             for attempt in range(TRIES):
                 try:
                     return self._index()
@@ -136,6 +155,7 @@ class Incoming:
 
     def prepare(self) -> bool:
         """Examine the whole object and make its blob durable. False where it is unfit: then only `quarantine` is left."""
+        self._flush()
         try:
             self._identity = self._examination.finish(self._writer.contents)
             if not storable(
@@ -150,18 +170,42 @@ class Incoming:
         self._ended = True
         return True
 
-    def insert(self, connection: Connection) -> Stored:
-        """Put the object into the index within the caller's transaction, or tell why not."""
-        identity = self.identity
-        archive = self._archive
-        row = rows.InstanceRow(
-            identity=identity,
+    def _row(self) -> rows.InstanceRow:
+        return rows.InstanceRow(
+            identity=self.identity,
             digest=self._examination.digest,
             blob_key=self.key,
             size=self._size,
             dataset_offset=self._meta_size + self._examination.dataset_offset,
             received_at=time_of(self._id),
         )
+
+    def _index_in_one(self) -> Stored | None:
+        """The usual case in one statement, which is a transaction by itself: a new object of a series and patient seen here.
+
+        None where the case is another, or where PostgreSQL did not say whether it did it: then `insert` sees what there is.
+        """
+        archive = self._archive
+        cached = archive.series_seen.get(self.identity.series_instance_uid)
+        if cached is None or cached[1] != self.identity.study_instance_uid:
+            return None
+        if (cached[0], patient.said(self.identity)) not in archive.patients_seen:
+            return None
+        try:
+            with archive.database.statement() as connection:
+                if not rows.insert_instance(connection, self._row(), cached[0], self._receipt.id):
+                    return None
+        except psycopg.Error:
+            return None
+        self._seen = cached
+        self._stored = self._outcome(Outcome.STORED)
+        return self._stored
+
+    def insert(self, connection: Connection) -> Stored:
+        """Put the object into the index within the caller's transaction, or tell why not."""
+        identity = self.identity
+        archive = self._archive
+        row = self._row()
         cached = archive.series_seen.get(identity.series_instance_uid)
         if cached is None:
             series, study = rows.ensure_series(connection, row, self._receipt)
@@ -189,6 +233,7 @@ class Incoming:
                 return self._replace_lost(connection, row, known)
             if self._receipt.project is not None:
                 rows.link_shared(connection, archive.blobs, known["series"], self._receipt)
+            rows.note_sender(connection, known["id"], self._receipt)
             self._stored = self._outcome(Outcome.DUPLICATE)
         else:
             self._stored = self._outcome(
@@ -210,6 +255,8 @@ class Incoming:
         """The blob of what is known is lost, or was put aside because it had rotted: this one takes its place."""
         if not rows.replace_blob(connection, known, row, self._receipt.id):
             raise Vanished
+        if self._receipt.project is not None:
+            rows.link_shared(connection, self._archive.blobs, known["series"], self._receipt)
         # It is now the last to arrive.
         derivation.derive_series(connection, self._archive.blobs, known["series"])
         derivation.derive_study(connection, self._archive.blobs, known["study"])

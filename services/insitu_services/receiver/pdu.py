@@ -22,6 +22,7 @@ RELEASE_RQ = 0x05
 RELEASE_RP = 0x06
 ABORT = 0x07
 
+GATHERED = 131_072  # bytes that are waited for, where as many are to come, before they are handed on
 BUFFER = 262_144  # bytes read from the socket at once
 FIRST_BUFFER = 8_192  # bytes, until a large PDU comes: hundreds of idle associations cost little
 LARGEST_SMALL = 262_144  # bytes; no A-ASSOCIATE-RQ is longer (128 contexts with every transfer syntax need 130 kB)
@@ -143,15 +144,19 @@ class Reader:
         PeerGone
             The connection ended before.
         """
-        if self._start + count > len(self._buffer):
-            kept = self._end - self._start
-            self._buffer[:kept] = self._buffer[self._start : self._end]
-            self._start, self._end = 0, kept
+        self._make_room(count)
         while self._end - self._start < count:
             self._fill()
         taken = bytes(self._view[self._start : self._start + count])
         self._start += count
         return taken
+
+    def _make_room(self, count: int) -> None:
+        """See that `count` bytes from the start fit into the buffer."""
+        if self._start + count > len(self._buffer):
+            kept = self._end - self._start
+            self._buffer[:kept] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, kept
 
     def header(self) -> tuple[int, int]:
         """Type and length in bytes of the next PDU."""
@@ -173,13 +178,19 @@ class Reader:
         return b"".join(bytes(piece) for piece in self.pieces(length))
 
     def pieces(self, length: int) -> Iterator[memoryview]:
-        """The next `length` bytes as views of the buffer, as they come; a view is good until the next is asked for."""
+        """The next `length` bytes as views of the buffer, gathered so that what is done with each costs little.
+
+        A view is good until the next is asked for.
+        """
         left = length
         if length > len(self._buffer):
             self._grow()
         while left:
+            gathered = min(left, GATHERED)
             if self._start == self._end:
                 self._start = self._end = 0
+            self._make_room(gathered)
+            while self._end - self._start < gathered:
                 self._fill()
             size = min(left, self._end - self._start)
             piece = self._view[self._start : self._start + size]
