@@ -78,10 +78,17 @@ class _Builder:
             self.visible = (
                 "EXISTS (SELECT 1 FROM series_project sp WHERE sp.series = s.id AND sp.project = ANY(%(projects)s))"
             )
-            # One project is named as such: then its studies come out of the index in their order.
-            mine = f"= {self.bind(next(iter(projects)))}" if len(projects) == 1 else "= ANY(%(projects)s)"
-            self.steer.append(f"st.id IN (SELECT sp.study FROM study_project sp WHERE sp.project {mine})")
         self.by_date = any(c.path == (STUDY_DATE,) for c in search.conditions)
+        # The studies of one project come out of an index in the order of the answer; of several they are looked up.
+        self.studies, self.study_date, self.study = "FROM study st", "st.study_date", "st.id"
+        if projects is not None and len(projects) == 1 and search.level == Level.STUDY:
+            self.studies = "FROM study_project mine JOIN study st ON st.id = mine.study"
+            self.study_date, self.study = "mine.study_date", "mine.study"
+            self.steer.append(f"mine.project = {self.bind(next(iter(projects)))}")
+        elif projects is not None:
+            self.steer.append(
+                "st.id IN (SELECT mine.study FROM study_project mine WHERE mine.project = ANY(%(projects)s))"
+            )
 
     def bind(self, value: Any) -> str:
         name = f"v{len(self.parameters)}"
@@ -113,7 +120,7 @@ class _Builder:
         document = {Level.STUDY: "st.attributes", Level.SERIES: "s.attributes", Level.INSTANCE: "m.body"}[level_of(tag)]
         if condition.path == (STUDY_DATE,):
             bounds = zip((">=", "<"), value_range("DA", condition.value), strict=True)
-            return " AND ".join(f"st.study_date {sign} {self.bind(bound)}" for sign, bound in bounds if bound)
+            return " AND ".join(f"{self.study_date} {sign} {self.bind(bound)}" for sign, bound in bounds if bound)
         if condition.vr not in NUMERIC | RANGED | {"PN", "UI", "SQ"} and not wild(
             condition.value
         ):  # equality, for which there is an index
@@ -256,9 +263,9 @@ def _behind(builder: _Builder) -> list[str]:
     if builder.search.level == Level.PATIENT:
         kinds, text = (str,), "st.patient_id > {0}"
     elif builder.search.level == Level.STUDY and builder.by_date:
-        kinds, text = (str, int), "(st.study_date, st.id) < ({0}, {1})"
+        kinds, text = (str, int), f"({builder.study_date}, {builder.study}) < ({{0}}, {{1}})"
     elif builder.search.level == Level.STUDY:
-        kinds, text = (int,), "st.id < {0}"
+        kinds, text = (int,), f"{builder.study} < {{0}}"
     elif builder.search.level == Level.SERIES:
         kinds, text = (int, int), "(st.id < {0} OR (st.id = {0} AND s.id > {1}))"
     else:
@@ -297,7 +304,9 @@ def _counted(what: str, source: str, conditions: list[str]) -> str:
 def _study_conditions(builder: _Builder, study: list[str], series: list[str], instance: list[str]) -> list[str]:
     below = [condition for condition in (*series, *_instance_exists(instance)) if condition != "true"]
     if below:  # else: every study has a series
-        study = [*study, f"EXISTS (SELECT 1 FROM series s WHERE s.study = st.id AND {' AND '.join(below)})"]
+        # Only what is visible: asked of each study that is found, in place of a plan that begins with all visible series.
+        fence = " OFFSET 0" if below == [builder.visible] else ""
+        study = [*study, f"EXISTS (SELECT 1 FROM series s WHERE s.study = st.id AND {' AND '.join(below)}{fence})"]
     return [*builder.steer, *study]
 
 
@@ -318,17 +327,19 @@ def _patients(builder: _Builder, study: list[str], series: list[str], instance: 
 def _studies(builder: _Builder, study: list[str], series: list[str], instance: list[str]) -> tuple[str, str]:
     conditions = _study_conditions(builder, study, series, instance)
     # By date where dates are asked for: then the rows of any range come out of its index in their order.
-    order = "{0}.study_date DESC, {0}.id DESC" if builder.by_date else "{0}.id DESC"
+    inside, outside = f"{builder.study} DESC", "p.id DESC"
+    if builder.by_date:
+        inside, outside = f"{builder.study_date} DESC, {inside}", f"p.study_date DESC, {outside}"
     page = f"""
         SELECT p.*, c.* FROM (
-            SELECT st.id, st.study_date, st.study_instance_uid, st.attributes AS study_attributes FROM study st
-            {_where([*conditions, *_behind(builder)])} ORDER BY {order.format("st")} {_LIMITS}
+            SELECT st.id, {builder.study_date}, st.study_instance_uid, st.attributes AS study_attributes {builder.studies}
+            {_where([*conditions, *_behind(builder)])} ORDER BY {inside} {_LIMITS}
         ) p CROSS JOIN LATERAL (
             SELECT count(*) AS series_count, array_remove(array_agg(DISTINCT s.modality ORDER BY s.modality), '') AS modalities,
                    coalesce(sum((SELECT count(*) FROM instance i WHERE i.series = s.id)), 0)::bigint AS instance_count
             FROM series s WHERE s.study = p.id AND {builder.visible}
-        ) c ORDER BY {order.format("p")}"""
-    return page, _counted("1", "FROM study st", conditions)
+        ) c ORDER BY {outside}"""
+    return page, _counted("1", builder.studies, conditions)
 
 
 def _series(builder: _Builder, study: list[str], series: list[str], instance: list[str]) -> tuple[str, str]:

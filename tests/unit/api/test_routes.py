@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from insitu.archive import conflicts, quarantine
 from insitu.identity import tokens
 from insitu.identity.sessions import COOKIE, open_session
-from insitu.nodes import registry, transfers
+from insitu.nodes import registry, retrievals, transfers
 from insitu.nodes.registry import Node
 from insitu.projects.permissions import Action
 from insitu.runs.preparation import step_token
@@ -46,6 +46,7 @@ OF_A_PROJECT = {
     "project",
     "token",
     "transfer",
+    "retrieval",
 }
 # Bodies by which a route would do something, so that a refusal is not one of the body. Only for routes that take one.
 BODIES: dict[tuple[str, str], Any] = {
@@ -65,6 +66,8 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/v1/conflicts/{conflict}/resolve"): {"resolution": "replace", "reason": "a test"},
     ("POST", "/api/v1/runs"): {"again": "{execution}"},
     ("POST", "/api/v1/transfers"): {"study": "{study}", "to": "pacs"},
+    ("POST", "/api/v1/retrievals"): {"from": "pacs", "study": "{study}", "project": "alpha"},
+    ("POST", "/api/v1/nodes/{node}/search"): {"study": "1.2.3"},
     ("PUT", "/api/v1/nodes/{node}"): {"ae_title": "MALLORY"},
     ("POST", "/engine/v1/executions/{execution}/stage"): {"stage": "running"},
     ("POST", "/engine/v1/executions/{execution}/conclude"): {"outcome": {"state": "cancelled"}},
@@ -74,7 +77,7 @@ BODIES: dict[tuple[str, str], Any] = {
 SECRETS = ("Geheim", "SECRET-4711")
 UNCHANGED = (
     "account", "membership", "project", "series_project", "series", "instance", "run", "execution", "execution_event",
-    "execution_result", "rule_set", "algorithm", "quarantine", "conflict", "node", "transfer",
+    "execution_result", "rule_set", "algorithm", "quarantine", "conflict", "node", "transfer", "retrieval",
 )  # fmt: skip
 
 
@@ -134,6 +137,9 @@ def visit(furnished: Any, new_file: Callable[..., bytes]) -> Callable[..., httpx
         transfer = transfers.create(
             connection, "pacs", study=furnished.uids["study"], projects=None, requested_by="alpha-lead"
         )
+        retrieval = retrievals.create(
+            connection, "pacs", study="1.2.3", project="alpha", off_peak=True, requested_by="alpha-lead"
+        )
     values = {
         **furnished.uids,
         "series_instance_uid": furnished.uids["series"],
@@ -151,6 +157,7 @@ def visit(furnished: Any, new_file: Callable[..., bytes]) -> Callable[..., httpx
         "name": "tissue",
         "node": "pacs",
         "transfer": str(transfer),
+        "retrieval": retrieval,
         "algorithm": "tissue",
         "digest": "sha256:" + "a" * 64,
     }
@@ -289,7 +296,7 @@ def test_a_reader_changes_something(
     wrong = []
     with furnished.client(people["alpha-reader"]) as client:
         for door in doors(create_app(furnished.context)):
-            if door.method == "GET" or (door.method, door.path) in OPEN or door.path == "/api/v1/session":
+            if door.method in ("GET", "OPTIONS") or (door.method, door.path) in OPEN or door.path == "/api/v1/session":
                 continue
             status = visit(client, door).status_code
             if status not in (403, 404):

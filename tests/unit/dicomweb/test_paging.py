@@ -106,9 +106,7 @@ def test_a_count_is_exact_or_absent(many, monkeypatch):
 def test_a_page_keeps_to_what_the_caller_may_see(many, make):
     many.project("heart")
     many.project("brain")
-    many.take(
-        make(1, StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.1", PatientID="P3"), project="heart"
-    )  # known in the inbox
+    many.take(make(1, StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.9", PatientID="P3"), project="heart")
     many.take(make(1, StudyInstanceUID="1.8.1", SeriesInstanceUID="1.8.1.1"), project="heart")
     many.take(make(1, StudyInstanceUID="1.8.2", SeriesInstanceUID="1.8.2.1"), project="brain")
     many.become(heart="reader")

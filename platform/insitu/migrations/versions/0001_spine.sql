@@ -153,18 +153,28 @@ CREATE INDEX series_project_by_project ON series_project (project, series);
 -- Studies of which a project holds or once held a series. It only says where to look: series_project says what is visible.
 -- Nothing is taken away before the study is, so no order of concurrent changes can make it too small.
 CREATE TABLE study_project (
-    project  text NOT NULL,
-    study    bigint NOT NULL REFERENCES study ON DELETE CASCADE,
+    project     text NOT NULL,
+    study       bigint NOT NULL REFERENCES study ON DELETE CASCADE,
+    study_date  text COLLATE "C",
     PRIMARY KEY (project, study)
 );
+CREATE INDEX study_project_by_date ON study_project (project, study_date, study);
 CREATE INDEX study_project_study ON study_project (study);
 CREATE FUNCTION note_study_project() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO study_project (project, study) SELECT NEW.project, s.study FROM series s WHERE s.id = NEW.series
+    INSERT INTO study_project (project, study, study_date)
+        SELECT NEW.project, st.id, st.study_date FROM series s JOIN study st ON st.id = s.study WHERE s.id = NEW.series
         ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
 CREATE TRIGGER series_project_note AFTER INSERT ON series_project FOR EACH ROW EXECUTE FUNCTION note_study_project();
+CREATE FUNCTION note_study_date() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE study_project SET study_date = NEW.study_date WHERE study = NEW.id;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER study_note_date AFTER UPDATE OF attributes ON study FOR EACH ROW
+    WHEN (NEW.attributes IS DISTINCT FROM OLD.attributes) EXECUTE FUNCTION note_study_date();
 
 CREATE TABLE instance (                                  -- narrow: one row per object
     id                   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
