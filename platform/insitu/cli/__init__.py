@@ -41,6 +41,7 @@ COMMANDS: dict[str, Entry] = {
     "run": Entry("run", "Start, list, show and cancel runs.", group=True),
     "rules": Entry("rules", "Load, test and explain the routing rules.", group=True),
     "transfer": Entry("transfer", "Send studies and series to other nodes, with retries.", group=True),
+    "retrieve": Entry("retrieve", "Search other PACS, and fetch studies from them.", group=True),
     "node": Entry("node", "Other PACS, workstations and DICOMweb servers.", group=True),
     "project": Entry("project", "Projects and their members.", group=True),
     "user": Entry("user", "Accounts of people.", group=True),

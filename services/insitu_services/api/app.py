@@ -25,6 +25,7 @@ from . import (
     projects,
     protection,
     quarantine,
+    retrievals,
     rules,
     runs,
     series,
@@ -54,7 +55,7 @@ def create_app(context: Context) -> FastAPI:
     app.add_middleware(Observation, registry=app.state.metrics)
     for module in (
         health, login, accounts, projects, audit, series, runs, rules, engine, viewer, algorithms, gateway, quarantine,
-        nodes, transfers, archive, conflicts,
+        nodes, transfers, retrievals, archive, conflicts,
     ):  # fmt: skip
         app.include_router(module.router)
     app.include_router(dicomweb)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from datetime import UTC, datetime
 
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.store import Archive
 from insitu.database import Database
+from insitu.nodes import window
 from insitu.runs.engine import Engine
 from insitu.runs.launch.process import ProcessLauncher
 from insitu.settings import load
 from insitu_services.logs import log_to_stderr
 
-from . import transfers
+from . import retrievals, transfers
 from .care import Care
 from .exchange import Exchange
 from .loop import Dispatcher
@@ -32,9 +34,19 @@ def main() -> None:
     blobs = FileBlobStore(settings.blobs)
     dispatcher = Dispatcher(settings, database, blobs, engine, ProcessLauncher(settings.jobs))
     stopping = threading.Event()
-    exchange_database = Database(settings.database_dsn("dispatcher"), minimum=0, maximum=settings.transfers_at_once + 1)
+    exchange_database = Database(
+        settings.database_dsn("dispatcher"), minimum=0, maximum=2 * settings.transfers_at_once + 1
+    )
+    exchange_archive = Archive(exchange_database, blobs, settings)
     carrier = transfers.Carrier(settings, exchange_database, blobs, stopping)
-    exchange = Exchange(settings, exchange_database, {"transfer": carrier.carry}, stopping)
+    fetcher = retrievals.Fetcher(settings, exchange_database, exchange_archive, stopping)
+    exchange = Exchange(
+        settings,
+        exchange_database,
+        {"transfer": carrier.carry, "retrieval": fetcher.carry},
+        stopping,
+        is_peak=lambda: not window.is_open(settings.retrieval_window, datetime.now(UTC), settings.time_zone),
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stop())
     care_database = Database(settings.database_dsn("dispatcher"), minimum=0, maximum=2)
@@ -48,6 +60,7 @@ def main() -> None:
     archive.close()
     care_database.close()
     exchange.stop()
+    exchange_archive.close()
     exchange_database.close()
     engine.close()
     database.close()
