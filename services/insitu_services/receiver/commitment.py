@@ -23,6 +23,7 @@ from insitu.database import Database
 from insitu.errors import InsituError, NotFound
 from insitu.nodes import registry
 from insitu.settings import Settings
+from insitu_services.peers.connection import connect
 
 from . import command, identifier
 from .dialogue import (
@@ -210,8 +211,6 @@ def tell_next(settings: Settings, database: Database) -> bool:
     event, dataset = information(report.transaction_uid, report.result)
     why = "the node has no address"
     if node.host and node.port:
-        from insitu_services.peers.connection import connect
-
         try:
             context = build_context(STORAGE_COMMITMENT, list(PLAIN_SYNTAXES))
             with connect(node, settings, [context], roles=[build_role(STORAGE_COMMITMENT, scp_role=True)]) as peer:

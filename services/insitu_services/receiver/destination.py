@@ -23,6 +23,7 @@ from insitu.archive.selection import Kind
 from insitu.database import Row
 from insitu.errors import InsituError
 from insitu.nodes.registry import Node
+from insitu_services.peers.connection import connect
 
 from . import command, outgoing, pdu
 from .dialogue import Dialogue, Request
@@ -56,8 +57,6 @@ def connected(
     Unreachable
         There is none.
     """
-    from insitu_services.peers.connection import connect
-
     with ExitStack() as stack:
         try:
             association = stack.enter_context(connect(node, dialogue.settings, contexts(kinds)))

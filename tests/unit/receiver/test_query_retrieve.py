@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.sop_class import (
     CTImageStorage as CT,
+)
+from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
 )
@@ -93,7 +95,7 @@ def test_orthanc_finds_and_moves_a_study_to_itself(receiver: Receiver, tmp_path:
         found = peer.request("POST", "/modalities/insitu/query", query)
         answers = peer.request("GET", f"/queries/{found['ID']}/answers")
         assert len(answers) == 1
-        peer.request("POST", f"/queries/{found['ID']}/retrieve", "ORTHANC")
+        peer.request("POST", f"/queries/{found['ID']}/retrieve", {"TargetAet": "ORTHANC", "Synchronous": True})
         assert len(peer.request("GET", "/instances")) == 3, receiver.log.read_text()
 
 
@@ -167,7 +169,7 @@ def test_a_compressed_object_goes_as_stored_or_decoded_or_fails_by_name(receiver
         last, _ = fetcher.get(**keys)
         fetcher.end()
         assert last.Status == 0, receiver.log.read_text()
-        (used, dataset), = fetcher.got
+        ((used, dataset),) = fetcher.got
         assert used == wanted
         assert dataset.PatientID == stored.PatientID
         dataset.ensure_file_meta()
