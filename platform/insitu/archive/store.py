@@ -18,7 +18,7 @@ from insitu.errors import Conflict, Invalid, Unavailable
 from insitu.events.wake import Waker
 from insitu.settings import Settings
 
-from . import rows
+from . import reserve, rows
 from .blobs import BlobStore
 from .incoming import Contradiction, Incoming, database_away
 from .outcome import Outcome, Stored
@@ -148,8 +148,9 @@ class Archive:
         Raises
         ------
         Unavailable
-            The disk does not take it.
+            The disk does not take it, or is nearly full.
         """
+        reserve.require(self.settings)
         return Incoming(self, receipt, transfer_syntax_uid, sop_class_uid, sop_instance_uid, study_instance_uid)
 
     def store_results(

@@ -1,0 +1,148 @@
+"""The receiver while a part it needs is away: senders get an answer in time, nothing grows, it heals by itself (OPS-6)."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import shutil
+import signal
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+from pydicom.uid import generate_uid
+
+from insitu import postgres
+from insitu.database import Database, migrate
+
+from .conftest import Receiver
+
+OBJECT = str(get_testdata_file("CT_small.dcm"))
+
+pytestmark = pytest.mark.skipif(not shutil.which("storescu"), reason="DCMTK is not installed")
+
+
+class Server:
+    """A PostgreSQL of this test's own, to be stopped and killed."""
+
+    def __init__(self, root: Path) -> None:
+        root.chmod(0o755)
+        self.root, self.data, self.socket, self.password = root, root / "data", root / "socket", uuid.uuid4().hex
+        postgres.prepare(self.data, self.socket, root, self.password)
+        self.dsn = f"host={self.socket} user=postgres password={self.password} dbname=postgres"
+        self.start()
+        migrate(self.dsn)
+
+    def start(self) -> None:
+        line = postgres.command(self.data, self.socket, self.root, fsync="off", max_connections="100")
+        with (self.root / "log").open("a") as log:
+            self.process = subprocess.Popen(line, stdout=log, stderr=log, **postgres.identity())
+        postgres.wait_ready(self.socket, self.password)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the server and all its processes."""
+        for one in [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]:
+            try:
+                one.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(timeout=60)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """One that runs."""
+    root = Path(tempfile.mkdtemp(prefix="insitu-pg-"))
+    server = Server(root)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.signal(signal.SIGCONT)
+            server.stop()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def site(server: Server, tmp_path: Path) -> Iterator[Receiver]:
+    """A receiver on that server, which is not patient."""
+    home = tmp_path / "home"
+    home.mkdir()
+    database = Database(server.dsn)
+    receiver = Receiver(server.dsn, home, database, database_patience="2", receiver_processes="1")
+    try:
+        yield receiver
+    finally:
+        receiver.stop()
+        database.close()
+
+
+def another(folder: Path) -> str:
+    """A file with another object."""
+    dataset = dcmread(OBJECT)
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    file = folder / f"{dataset.SOPInstanceUID}.dcm"
+    dataset.save_as(file)
+    return str(file)
+
+
+def stored(site: Receiver, file: str) -> bool:
+    """Whether an object is taken just now; where not, the sender must be told to try again."""
+    sent = site.storescu(file)
+    said = sent.stdout + sent.stderr
+    if "0x0000" in said or "Success" in said:
+        return True
+    assert "Refused: OutOfResources" in said or "0xa700" in said.lower(), said
+    return False
+
+
+def memory(site: Receiver) -> int:
+    """Proportional set size of the worker, in bytes."""
+    return int(site.workers()[0].memory_full_info().pss)
+
+
+def test_a_silent_database_makes_senders_try_again_and_nothing_grows(
+    site: Receiver, server: Server, tmp_path: Path
+) -> None:
+    assert stored(site, another(tmp_path))
+    server.signal(signal.SIGSTOP)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        files = [another(tmp_path) for _ in range(8)]
+        assert not any(pool.map(lambda file: stored(site, file), files))
+        before = memory(site)
+        assert not any(pool.map(lambda file: stored(site, file), files))
+        assert memory(site) - before < 20_000_000
+    server.signal(signal.SIGCONT)
+    site.until("objects are taken again", lambda: stored(site, files[0]), seconds=120)
+
+
+def test_a_database_that_is_gone_makes_senders_try_again(site: Receiver, server: Server, tmp_path: Path) -> None:
+    file = another(tmp_path)
+    server.stop()
+    assert not stored(site, file)
+    server.start()
+    site.until("objects are taken again", lambda: stored(site, file), seconds=120)
+
+
+def test_a_statement_that_waits_for_a_lock_ends_in_time(site: Receiver, server: Server, tmp_path: Path) -> None:
+    file = another(tmp_path)
+    with psycopg.connect(server.dsn) as blocker:
+        blocker.execute("LOCK TABLE instance IN ACCESS EXCLUSIVE MODE")
+        assert not stored(site, file)
+    assert stored(site, file)
+
+
+def test_no_object_is_taken_below_the_reserve_of_the_disk(start: Callable[..., Receiver]) -> None:
+    receiver = start(disk_reserve=str(1 << 60))
+    assert not stored(receiver, OBJECT)
+    assert receiver.count("instance") == 0
+    assert "The disk is nearly full" in receiver.log.read_text()
