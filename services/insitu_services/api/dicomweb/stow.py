@@ -260,9 +260,6 @@ async def _store(
     request: Request, context: Context, principal: Principal, project: str | None, study: str | None
 ) -> Response:
     media_type = json_type(accept_of(request))
-    unknown = set(request.query_params) - {"project", "accept"}
-    if unknown:
-        raise BadRequest("This is not a parameter of storing", value=sorted(unknown)[0][:100])
     target = project or context.settings.default_project
     authorize(principal, Action.IMAGE_STORE, Resource(kind="project", id=target, projects=frozenset({target})))
     boundary = boundary_of(request.headers.get("content-type"))

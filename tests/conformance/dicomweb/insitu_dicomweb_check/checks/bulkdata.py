@@ -113,6 +113,8 @@ def unknown(visit: Visit) -> str:
 
 def _resource(visit: Visit, path: str) -> str:
     response = visit.server.get(path, OCTETS)
+    if response.is_redirect:
+        response = visit.server.get(visit.server.absolute(str(response.url), response.headers["location"]), OCTETS)
     status(response, 200, offered=(*ABSENT, 400, 406))
     return f"{len(multipart.take_apart(response).parts)} parts"
 
