@@ -13,12 +13,14 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from insitu import postgres, processes
+from insitu.dicom import tls
 from insitu.errors import InsituError
 from insitu.runs import engine_environment
 from insitu.settings import Settings, load
@@ -28,6 +30,7 @@ app = typer.Typer()
 LITTLE_DISK = 10_000_000_000  # bytes; images of a few hundred studies
 NO_DISK = 500_000_000
 LITTLE_MEMORY = 4_000_000_000
+EXPIRES_SOON = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def doctor(
 def examine(settings: Settings) -> list[Finding]:
     """Every finding on this machine for these settings."""
     checks: list[Callable[[Settings], Iterator[Finding]]] = [
-        _python, _home, _disk, _memory, _ports, _database, _airflow, _isolation, _locale, _programs,
+        _python, _home, _disk, _memory, _ports, _database, _airflow, _isolation, _locale, _programs, _dicom_tls,
     ]  # fmt: skip
     return [finding for check in checks for finding in check(settings)]
 
@@ -117,8 +120,10 @@ def _ports(settings: Settings) -> Iterator[Finding]:
     if processes.running(settings) is not None:
         yield Finding("ports", "ok", "the platform runs and holds them")
         return
-    for key in ("http", "dicom", "airflow_http"):
-        address: str = getattr(settings, key)
+    for key in ("http", "dicom", "dicom_tls", "airflow_http"):
+        address: str | None = getattr(settings, key)
+        if address is None:
+            continue
         reason = _cannot_listen(address)
         if reason is None:
             yield Finding("ports", "ok", f"{address} ({key})")
@@ -189,3 +194,29 @@ def _programs(settings: Settings) -> Iterator[Finding]:
             "dciodvfy", "note", "not installed: results are checked by our own check only",
             "Debian: apt-get install dicom3tools",
         )  # fmt: skip
+
+
+def _dicom_tls(settings: Settings) -> Iterator[Finding]:
+    """Certificate, key and authorities of DICOM TLS: whether they can be read, fit together, and for how long they are good."""
+    if settings.dicom_tls is None and settings.tls_certificate is None:
+        return
+    try:
+        if settings.dicom_tls is not None:
+            tls.server_context(settings)
+        tls.peer_context(settings.tls_ca, settings.tls_certificate, settings.tls_key)
+    except InsituError as error:
+        yield Finding("dicom tls", "bad", f"{error.what}: {error.why or error.value}", error.remedy or "")
+        return
+    if settings.tls_certificate is None:
+        return
+    begins, ends = tls.validity(settings.tls_certificate)
+    now = datetime.now(UTC)
+    says = f"the certificate is good until {ends:%Y-%m-%d}"
+    if ends < now:
+        yield Finding("dicom tls", "bad", f"the certificate has expired on {ends:%Y-%m-%d}", "Get a new one")
+    elif begins > now:
+        yield Finding("dicom tls", "bad", "the certificate is not valid yet", "Look at the clock of this machine")
+    elif ends - now < EXPIRES_SOON:
+        yield Finding("dicom tls", "note", says, "Get a new one; it is taken over while the receiver runs")
+    else:
+        yield Finding("dicom tls", "ok", says)

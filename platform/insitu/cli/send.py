@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from pynetdicom import AE, _config, evt
 from rich.console import Console
 from rich.progress import Progress
 
+from insitu.dicom import tls
 from insitu.errors import Invalid, Unavailable
 
 app = typer.Typer()
@@ -81,6 +83,14 @@ def send(
     destination: Annotated[str, typer.Argument(help="AE@HOST:PORT")],
     paths: Annotated[list[Path], typer.Argument(help="DICOM files, or folders that hold some.")],
     calling: Annotated[str, typer.Option(help="Our own AE title.")] = "INSITU",
+    secure: Annotated[bool, typer.Option("--tls", help="Speak DICOM TLS.")] = False,
+    ca: Annotated[
+        Path | None, typer.Option(help="PEM file of who signed the peer's certificate; by default the system's.")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="PEM file of our certificate, where the peer wants one.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Send DICOM objects to a peer over the network (C-STORE)."""
@@ -88,10 +98,11 @@ def send(
     files = sorted(found_in(paths))
     if not files:
         raise Invalid("There is nothing to send", value=", ".join(map(str, paths)))
+    context = tls.peer_context(ca, certificate, key) if secure else None
     console = Console(stderr=True)
     with Progress(console=console, disable=as_json or not console.is_terminal) as progress:
         task = progress.add_task("sending", total=len(files))
-        sent = send_files(peer, files, calling=calling, told=lambda: progress.advance(task))
+        sent = send_files(peer, files, calling=calling, told=lambda: progress.advance(task), context=context)
     if as_json:
         answer = {
             "sent": len(files),
@@ -125,7 +136,12 @@ def found_in(paths: list[Path]) -> Iterator[Path]:
 
 
 def send_files(
-    peer: Destination, files: list[Path], *, calling: str = "INSITU", told: Callable[[], object] = lambda: None
+    peer: Destination,
+    files: list[Path],
+    *,
+    calling: str = "INSITU",
+    told: Callable[[], object] = lambda: None,
+    context: ssl.SSLContext | None = None,
 ) -> Sent:
     """Send files in as few associations as their presentation contexts allow.
 
@@ -138,6 +154,8 @@ def send_files(
         Our AE title.
     told : callable
         Called after each file.
+    context : ssl.SSLContext, optional
+        Speak TLS with it.
 
     Raises
     ------
@@ -160,7 +178,7 @@ def send_files(
         wanted = list(dict.fromkeys((item.sop_class, item.transfer_syntax) for item in objects))[:MOST_CONTEXTS]
         now = [item for item in objects if (item.sop_class, item.transfer_syntax) in wanted]
         objects = [item for item in objects if (item.sop_class, item.transfer_syntax) not in wanted]
-        _send(peer, calling, wanted, now, sent, told)
+        _send(peer, calling, wanted, now, sent, told, context)
     return sent
 
 
@@ -171,6 +189,7 @@ def _send(
     objects: list[_Object],
     sent: Sent,
     told: Callable[[], object],
+    context: ssl.SSLContext | None,
 ) -> None:
     # The file's own bytes go out, instead of an object that was decoded, held in memory and encoded again.
     _config.STORE_SEND_CHUNKED_DATASET = True
@@ -178,13 +197,14 @@ def _send(
     for sop_class, transfer_syntax in contexts:
         entity.add_requested_context(sop_class, transfer_syntax)
     association = entity.associate(
-        peer.host, peer.port, ae_title=peer.ae_title, max_pdu=MAXIMUM_PDU, evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)]
-    )
+        peer.host, peer.port, ae_title=peer.ae_title, max_pdu=MAXIMUM_PDU, evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)],
+        tls_args=(context, peer.host) if context else None,
+    )  # fmt: skip
     if not association.is_established:
         why = "it refused the association" if association.is_rejected else "nobody answers there"
         raise Unavailable(
             "The peer cannot be reached", value=f"{peer.ae_title}@{peer.host}:{peer.port}", why=why,
-            remedy="Check address, port and AE titles",
+            remedy="Check address, port and AE titles" + (", and the certificates of both sides" if context else ""),
         )  # fmt: skip
     try:
         for item in objects:

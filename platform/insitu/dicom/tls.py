@@ -7,6 +7,7 @@ Not here: the connection itself (the receiver, the peers, the commands).
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 
 from insitu.errors import Invalid
@@ -21,6 +22,8 @@ SUITES = ":".join(
         "ECDHE-RSA-AES128-GCM-SHA256",
     )
 )
+
+EXPLICIT_VERSION, UTC_TIME = 0xA0, 0x17  # tags
 
 
 def server_context(settings: Settings) -> ssl.SSLContext:
@@ -69,6 +72,50 @@ def peer_context(authorities: Path | None, certificate: Path | None, key: Path |
     if certificate is not None:
         _load_identity(context, certificate, key or certificate)
     return context
+
+
+def validity(certificate: Path) -> tuple[datetime, datetime]:
+    """From when to when the first certificate of a PEM file is good (RFC 5280 4.1.2.5).
+
+    Raises
+    ------
+    Invalid
+        There is none, or it cannot be read.
+    """
+    try:
+        text = certificate.read_text()
+        start, end = text.index(ssl.PEM_HEADER), text.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)
+        encoded = ssl.PEM_cert_to_DER_cert(text[start:end])
+        fields = _elements(_elements(_elements(encoded)[0][1])[0][1])
+        if fields[0][0] == EXPLICIT_VERSION:
+            fields = fields[1:]
+        first, last = (_time(kind, value) for kind, value in _elements(fields[3][1]))
+    except (OSError, ValueError, IndexError) as error:
+        raise Invalid("The certificate cannot be read", value=str(certificate), why=str(error)) from error
+    return first, last
+
+
+def _elements(encoded: bytes) -> list[tuple[int, bytes]]:
+    """The elements of a DER encoding, as tag and content (X.690 8.1)."""
+    found = []
+    position = 0
+    while position < len(encoded):
+        tag, length = encoded[position], encoded[position + 1]
+        position += 2
+        if length & 0x80:
+            size = length & 0x7F
+            length = int.from_bytes(encoded[position : position + size], "big")
+            position += size
+        found.append((tag, encoded[position : position + length]))
+        position += length
+    return found
+
+
+def _time(kind: int, value: bytes) -> datetime:
+    text = value.decode("ascii")
+    if kind == UTC_TIME:
+        text = ("19" if int(text[:2]) >= 50 else "20") + text
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
 
 
 def _restricted(context: ssl.SSLContext) -> ssl.SSLContext:

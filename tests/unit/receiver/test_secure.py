@@ -8,13 +8,16 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydicom.data import get_testdata_file
 
+from insitu.cli.doctor import examine
 from insitu.dicom.tls import peer_context
+from insitu.settings import Settings
 
 from .certificates import Authority, Issued
 from .conftest import Receiver
@@ -93,6 +96,27 @@ def test_certificates_can_be_optional(start: Callable[..., Receiver], tmp_path: 
     site = Site(start, tmp_path, tls_client_certificates="optional")
     assert site.dcmtk("echoscu", client=None).returncode == 0
     assert site.dcmtk("echoscu", client=site.client).returncode == 0
+
+
+def test_our_own_command_sends_over_tls_and_the_doctor_sees_the_certificate(site: Site) -> None:
+    client = ("--certificate", str(site.client.certificate), "--key", str(site.client.key))
+    ca = ("--ca", str(site.authority.certificate))
+    to = f"INSITU@127.0.0.1:{site.port}"
+    line = (sys.executable, "-m", "insitu.cli", "send", to, OBJECT, "--tls")
+    assert site.receiver.run(*line, *ca, *client).returncode == 0
+    assert site.receiver.run(*line, *client).returncode != 0  # nobody vouches for the server
+    settings = Settings(home=site.receiver.home, tls_certificate=site.server.certificate, tls_key=site.server.key)
+    found = {finding.state for finding in examine(settings) if finding.check == "dicom tls"}
+    assert found == {"note"}  # its 30 days are nearly over
+    late = site.authority.issue("late", days=-1)
+    for certificate, key, words in (
+        (late.certificate, late.key, "expired"),
+        (late.certificate, site.server.key, "another"),
+    ):
+        settings = Settings(home=site.receiver.home, tls_certificate=certificate, tls_key=key)
+        (finding,) = [finding for finding in examine(settings) if finding.check == "dicom tls"]
+        assert finding.state == "bad"
+        assert words in finding.says
 
 
 def test_only_strong_protocols_and_suites_are_spoken(site: Site) -> None:
