@@ -5,7 +5,6 @@ Not here: the threads and leases (exchange), the queue's rows (insitu.nodes.retr
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -152,38 +151,8 @@ class Fetcher:
                 return fetching.by_web(
                     node, self._settings, self._archive, receipt, study, series, missing, going
                 )  # fmt: skip
-            return self._by_get(node, receipt, row, wanted, missing, going)
-
-    def _by_get(
-        self,
-        node: Node,
-        receipt: Receipt,
-        row: Row,
-        wanted: dict[str, Content] | None,
-        missing: dict[str, Content] | None,
-        going: fetching.Going,
-    ) -> fetching.Refused:
-        study, series = row["study_instance_uid"], row["series_instance_uid"]
-        classes = list(dict.fromkeys(each.sop_class for each in (wanted or {}).values() if each.sop_class))
-        fixed = (node, self._settings, self._archive, receipt, study, series)
-        try:
-            return fetching.by_get(*fixed, missing, classes, going)
-        except fetching.Partial:
-            if not wanted or not classes:
-                raise
-            # DCMTK sends every object of a class by the first context it accepted for it, and fails where that is another
-            # transfer syntax. So ask for what is still missing in one syntax after the other.
-            refused: fetching.Refused = {}
-            for syntax in fetching.COMPRESSED:
-                here = self._present(row, wanted)
-                left = {uid: each for uid, each in wanted.items() if uid not in here and uid not in refused}
-                if not left or not going():
-                    return refused
-                with contextlib.suppress(fetching.Partial):
-                    refused |= fetching.by_get(*fixed, left, classes, going, syntax)
-            if set(wanted) - self._present(row, wanted) - set(refused):
-                raise
-            return refused
+            classes = list(dict.fromkeys(each.sop_class for each in (wanted or {}).values() if each.sop_class))
+            return fetching.by_get(node, self._settings, self._archive, receipt, study, series, missing, classes, going)
 
     @contextmanager
     def _receipt(self, node: Node, row: Row) -> Iterator[Receipt]:

@@ -5,7 +5,6 @@ Not here: what is then asked (echo, sending, retrieving) and the associations ot
 
 from __future__ import annotations
 
-import importlib
 import queue
 import socket
 import ssl
@@ -20,6 +19,7 @@ from pynetdicom.pdu_primitives import P_DATA, MaximumLengthNotification
 from insitu.errors import Invalid, Unavailable
 from insitu.nodes.registry import Node
 from insitu.settings import Settings
+from insitu_services.dicom_tls import client_context
 
 CONNECT_SECONDS = 10.0
 LARGEST_FRAGMENT = 1 << 18  # bytes sent in one PDU, also where the peer takes larger ones or sets no limit
@@ -98,7 +98,7 @@ def connect(
         ae_title=node.ae_title,
         max_pdu=settings.maximum_pdu,
         ext_neg=list(roles),
-        tls_args=(_tls(settings, node), node.host) if node.tls else None,
+        tls_args=(client_context(settings, node), node.host) if node.tls else None,
         evt_handlers=[(evt.EVT_CONN_OPEN, opened), (evt.EVT_PDU_RECV, received), *handlers],
     )
     if not association.is_established:
@@ -112,11 +112,6 @@ def connect(
         raise
     if association.is_established:
         association.release()
-
-
-def _tls(settings: Settings, node: Node) -> ssl.SSLContext:
-    context: ssl.SSLContext = importlib.import_module("insitu_services.dicom_tls").client_context(settings, node)
-    return context
 
 
 class _Bounded(queue.Queue):  # type: ignore[type-arg]
@@ -194,7 +189,7 @@ def _diagnosis(node: Node, settings: Settings, address: str) -> tuple[str, str]:
             (address, node.port or 0), timeout=min(CONNECT_SECONDS, settings.peer_timeout)
         ) as plug:
             if node.tls:
-                with _tls(settings, node).wrap_socket(plug, server_hostname=node.host):
+                with client_context(settings, node).wrap_socket(plug, server_hostname=node.host):
                     pass
     except ssl.SSLCertVerificationError as error:
         return (

@@ -48,10 +48,6 @@ Going = Callable[[], bool]  # asked between objects: go on?
 Refused = dict[str, str]  # what the archive did not take, with the reason
 
 
-class Partial(Unavailable):
-    """The node sent some objects and failed to send others."""
-
-
 def _identifiers(study: str, series: str | None, missing: Mapping[str, Content] | None) -> Iterator[Dataset]:
     """What to ask for: all of it, or the missing objects series by series."""
     if missing is None:
@@ -74,11 +70,9 @@ def _identifiers(study: str, series: str | None, missing: Mapping[str, Content] 
             yield made
 
 
-def _storage_contexts(classes: Collection[str], only: str | None = None) -> list[Any]:
+def _storage_contexts(classes: Collection[str]) -> list[Any]:
     """Contexts by which a C-GET can bring these SOP classes, or where none is known the usual ones. Pure."""
     room = MOST_CONTEXTS - 1
-    if only is not None:
-        return [build_context(uid, only) for uid in classes][:room]
     if not classes:
         return [build_context(each.abstract_syntax, list(NATIVE)) for each in StoragePresentationContexts[:room]]
     made = [build_context(uid, list(NATIVE)) for uid in classes][:room]
@@ -96,14 +90,11 @@ def by_get(
     missing: Mapping[str, Content] | None,
     classes: Collection[str],
     going: Going,
-    only: str | None = None,
 ) -> Refused:
-    """Fetch by C-GET (PS3.4 C.4.3), in the one transfer syntax `only` or in any; objects that the archive did not take.
+    """Fetch by C-GET (PS3.4 C.4.3); objects that the archive did not take.
 
     Raises
     ------
-    Partial
-        Some objects could not be sent.
     Unavailable
         The node does not answer, or could not send everything.
     """
@@ -116,7 +107,7 @@ def by_get(
             refused[str(event.request.AffectedSOPInstanceUID)] = reason or f"0x{status:04X}"
         return status
 
-    wanted = _storage_contexts(classes, only)
+    wanted = _storage_contexts(classes)
     roles = [build_role(uid, scp_role=True) for uid in dict.fromkeys(str(each.abstract_syntax) for each in wanted)]
     contexts = [build_context(model), *wanted]
     with connect(node, settings, contexts, roles=roles, handlers=[(evt.EVT_C_STORE, store)]) as association:
@@ -174,8 +165,7 @@ def _follow(
             failed = status.get("NumberOfFailedSuboperations")
             if code == 0xB000 and refused:
                 continue  # the archive refused these itself and knows them
-            kind = Partial if code in (0xB000, 0xA702) else Unavailable
-            raise kind(
+            raise Unavailable(
                 "The node could not send everything", value=node.address,
                 why=f"it answered 0x{code:04X}" + (f", {failed} objects failed" if failed else ""),
                 remedy="Look at its log",

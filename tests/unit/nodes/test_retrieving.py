@@ -36,13 +36,14 @@ needs_orthanc = pytest.mark.skipif(not orthanc.installed(), reason="Orthanc is n
 STUDY, OTHER = "1.2.826.0.1.3680043.9.1", "1.2.826.0.1.3680043.9.2"
 
 
-def objects() -> list[pydicom.Dataset]:
-    """Two studies of two patients: the first has two series, one of them compressed."""
+def objects(*, compressed: bool = False) -> list[pydicom.Dataset]:
+    """Two studies of two patients: the first has two series, one of them compressed where that is wanted."""
     first, second = generate_uid(), generate_uid()
     made = [image(StudyInstanceUID=STUDY, SeriesInstanceUID=first, InstanceNumber=n) for n in (1, 2, 3)]
     for number in (1, 2):
         small = image(StudyInstanceUID=STUDY, SeriesInstanceUID=second, InstanceNumber=number)
-        small.compress(RLELossless, generate_instance_uid=False)
+        if compressed:
+            small.compress(RLELossless, generate_instance_uid=False)
         made.append(small)
     made.append(
         image(
@@ -126,7 +127,7 @@ def same(found: dict[str, pydicom.Dataset], expected: list[pydicom.Dataset]) -> 
 def pacs(site: Site, tmp_path: Path) -> Iterator[tuple[Dcmqrscp, list[pydicom.Dataset]]]:
     """DCMTK's PACS, entered as node `pacs`."""
     made = objects()
-    with dcmqrscp(tmp_path / "pacs", write(tmp_path / "files", made), options=["+xr"]) as running:
+    with dcmqrscp(tmp_path / "pacs", write(tmp_path / "files", made)) as running:
         site.node("pacs", ae_title="QRSCP", host="127.0.0.1", port=running.port)
         yield running, made
 
@@ -287,7 +288,7 @@ def test_a_retrieval_is_queued_that_can_never_begin(site: Site) -> None:
 
 @needs_orthanc
 def test_orthanc_as_a_dicomweb_service_gives_or_gets_other_objects(site: Site, tmp_path: Path) -> None:
-    made = objects()
+    made = objects(compressed=True)
     small = image(StudyInstanceUID=STUDY, SeriesInstanceUID=made[0].SeriesInstanceUID, InstanceNumber=9)
     small.compress(JPEG2000Lossless, generate_instance_uid=False)
     made.append(small)
