@@ -13,6 +13,10 @@ from insitu_dicomweb_check.server import Server
 from . import page
 from .servers import Service
 
+# Where we do not follow a "must", knowingly; docs/dicomweb.md says so to whoever connects a client.
+DEVIATIONS = {
+    "retrieve.default-syntax": "without a transfer syntax in Accept objects come as they are stored, byte for byte",
+}
 FAIR = 0.75  # of what Orthanc 1.10 with its plugin 1.7 is asked; 0.80 when this was written
 
 
@@ -24,10 +28,12 @@ def check(service: Service) -> Report:
         server.close()
 
 
-def test_our_server_breaks_no_must(ours: Service) -> None:
+def test_our_server_breaks_no_must_but_the_one_that_is_documented(ours: Service) -> None:
     report = check(ours)
     broken = [
-        f"{o.check.name} ({o.check.citation}): {o.check.expects}. Came: {o.came}" for o in report.of(Result.FAILED)
+        f"{o.check.name} ({o.check.citation}): {o.check.expects}. Came: {o.came}"
+        for o in report.of(Result.FAILED)
+        if o.check.name not in DEVIATIONS
     ]
     assert broken == [], "\n".join(broken)
     assert len(report.outcomes) == len(REGISTER)
