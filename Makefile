@@ -87,6 +87,9 @@ conformance: setup-tests ## Run the DICOMweb suite against ours and Orthanc, wri
 bench: setup-tests ## Measure, beside peers where there are some
 	$(BIN)/python -m tests.bench
 
+soak: setup-tests ## Break the platform thousands of times and check that nothing acknowledged is lost
+	$(BIN)/python -m tests.crash --write
+
 locks: | $(UV) ## Make the hashed locks anew
 	cd requirements && compile() { $(abspath $(UV)) pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make locks" "$$@"; }; \
 	  for name in uv build platform dev airflow; do compile $$name.in -o $$name.txt; done; \

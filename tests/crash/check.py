@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 
 from insitu.archive.blobs import FileBlobStore
+from insitu.archive.leftovers import GRACE
 from insitu.archive.reindex import reindex
-from insitu.archive.scrub import GRACE, scrub
+from insitu.archive.scrub import scrub
 from insitu.database import Database
 
 from .ledger import Ledger

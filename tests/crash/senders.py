@@ -247,7 +247,9 @@ def stow(url: str, token: str, items: list[Item], report: Report, tick: Callable
             report(item, Answer.REFUSED)
 
 
-def _sequence(document: dict[str, dict[str, list[dict[str, dict[str, list[object]]]]]], tag: str) -> list[tuple[str, int]]:
+def _sequence(
+    document: dict[str, dict[str, list[dict[str, dict[str, list[object]]]]]], tag: str
+) -> list[tuple[str, int]]:
     """SOP Instance UID and failure reason of each item."""
     found = []
     for item in document.get(tag, {}).get("Value", []):

@@ -34,7 +34,7 @@ def become(request: dict[str, object]) -> None:
         assert attached == 0, "the preloaded library is not there"
         importlib.import_module(f"insitu_services.{request['service']}.__main__").main()
         status = 0
-    except BaseException:  # a fork must never run on into the loop below
+    except BaseException:  # noqa: BLE001  # a fork must never run on into the loop below
         traceback.print_exc()
     finally:
         with contextlib.suppress(OSError, ValueError):
@@ -57,7 +57,7 @@ def main() -> None:
         print(pid, flush=True)
     for pid in started:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getsid(pid) == pid:
+            if os.getsid(pid) == pid:  # else the number is another's by now
                 os.killpg(pid, signal.SIGKILL)
 
 

@@ -74,8 +74,7 @@ def _calls(
             assert at > FEWEST, f"only {at - 1} calls were seen: the library does not see the write path"
             return at - 1
         if lethal:
-            victim = faults.pid
-            until("the killed worker is gone", lambda: victim not in {w.pid for w in site.workers()})
+            until("the killed worker is gone", lambda: faults.pid not in {worker.pid for worker in site.workers()})
             kill(site.tree("receiver"))
             site.start()
         problems = check.acknowledged(site, ledger, [item])

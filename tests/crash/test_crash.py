@@ -1,0 +1,118 @@
+"""Nothing acknowledged is lost: the short run. The long one is `make soak`."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from . import check, objects, power, senders
+from .faults import Operation
+from .ledger import Ledger
+from .rounds import Tally, play
+from .senders import Answer
+from .site import Site, bench
+from .sweep import WAYS, sweep
+
+pytestmark = [
+    pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="there is no C compiler"),
+    pytest.mark.timeout(1200),
+]
+
+SEED = 20261128
+SHORT = (
+    "worker killed",
+    "PostgreSQL backend killed",
+    "all killed",
+    "power lost",
+    "receiver's parent killed",
+    "disk full",
+    "fsync fails (receiver)",
+    "PostgreSQL stopped",
+    "postmaster killed",
+    "api killed",
+    "PostgreSQL's fsync fails",
+    "dispatcher killed at a call",
+    "api killed at a call",
+    "PostgreSQL's disk full",
+    "naming fails (receiver)",
+    "power lost",
+)
+
+
+@pytest.fixture(scope="module")
+def make() -> Iterator[Callable[..., Site]]:
+    """Makes sites on one PostgreSQL."""
+    with bench() as maker:
+        yield maker
+
+
+def test_a_fault_at_any_call_of_the_write_path_loses_nothing(make: Callable[..., Site]) -> None:
+    with make() as site:
+        ledger = Ledger()
+        done = sweep(site, ledger, random.Random(SEED))
+        assert done.wrong == []
+        assert len(done.calls) == 2 * len(WAYS)
+        assert ledger.answers[Answer.REFUSED] > 20
+        assert ledger.answers[Answer.UNKNOWN] > 20
+        assert check.everything(site, ledger) == []
+
+
+def test_faults_at_random_moments_lose_nothing(make: Callable[..., Site]) -> None:
+    with make(nameless=False) as site:
+        ledger, tally, choice = Ledger(), Tally(), random.Random(SEED)
+        for kind in SHORT:
+            play(site, ledger, choice, kind, tally)
+            assert tally.wrong == []
+        assert check.everything(site, ledger) == []
+        assert tally.rounds.total() == len(SHORT)
+        assert len(ledger.acknowledged) > 50
+        assert ledger.answers[Answer.REFUSED] > 0
+        assert ledger.answers[Answer.UNKNOWN] > 0
+
+
+def test_the_check_sees_a_loss(make: Callable[..., Site]) -> None:
+    choice = random.Random(SEED)
+    with make() as site:
+        ledger = Ledger()
+        study, series = objects.uid(choice), objects.uid(choice)
+        items = [objects.image(choice, study, series, number) for number in range(1, 6)]
+        ledger.will_send(items)
+        senders.store(site.dicom_port, items, ledger.report)
+        assert check.completes(site, patient=False) == []
+        assert check.acknowledged(site, ledger, fetched=5) == []
+        with site.server.connect(site.name) as connection:
+            rows = connection.execute("SELECT blob_key FROM instance ORDER BY instance_number").fetchall()
+            paths = [site.settings.blobs / row["blob_key"] for row in rows]
+            connection.execute("DELETE FROM instance_metadata")
+            connection.execute("DELETE FROM instance WHERE sop_instance_uid = %s", (items[0].sop,))
+        paths[1].unlink()
+        content = paths[2].read_bytes()
+        paths[2].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        paths[3].write_bytes(paths[3].read_bytes()[:-2])
+        ledger.sent.pop(items[4].key)
+        wrong = check.acknowledged(site, ledger)
+        for item in items[:4]:
+            assert any("LOST" in one and item.sop in one for one in wrong), item.sop
+        assert any("nobody sent" in one and items[4].sop in one for one in wrong)
+        assert any("does not contain all" in one for one in check.events(site))
+
+
+def test_a_forgotten_fsync_is_seen_when_the_power_is_lost(make: Callable[..., Site]) -> None:
+    choice = random.Random(SEED)
+    for forgotten in (True, False):
+        with make() as site:
+            ledger = Ledger()
+            items = [objects.image(choice, objects.uid(choice), objects.uid(choice), 1)]
+            site.faults["receiver"].record()
+            ledger.will_send(items)
+            senders.store(site.dicom_port, items, ledger.report)
+            assert ledger.answers == {Answer.ACKNOWLEDGED: 1}
+            site.kill("receiver")
+            entries = site.faults["receiver"].recorded()
+            synchronised = (Operation.FSYNC, Operation.FDATASYNC)
+            power.lose([one for one in entries if not (forgotten and one.operation in synchronised)])
+            wrong = check.acknowledged(site, ledger)
+            assert any("LOST" in one for one in wrong) == forgotten, wrong
