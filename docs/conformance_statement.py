@@ -130,7 +130,7 @@ def overview() -> Iterator[str]:
         ["Content transfer", "private storage SOP classes, with `accept_unknown_sop_classes`", "no", "yes"],
     ]  # fmt: skip
     rows += [
-        ["Query and retrieve", uid_name(uid), yes("retriev") if model.root is sop_classes.Root.STUDY else "no", "yes"]
+        ["Query and retrieve", uid_name(uid), yes("fetching") if model.root is sop_classes.Root.STUDY else "no", "yes"]
         for uid, model in sop_classes.QUERY_RETRIEVE.items()
     ]
     rows += [["Storage commitment", uid_name(sop_classes.STORAGE_COMMITMENT), "no", "yes"]]
@@ -138,7 +138,7 @@ def overview() -> Iterator[str]:
     yield from (
         "### 1.2 DICOMweb", "",
         *table(["service", "transactions", "user agent", "origin server"], [
-            ["Studies", "Search (QIDO-RS), Retrieve (WADO-RS)", yes("retriev"), "yes"],
+            ["Studies", "Search (QIDO-RS), Retrieve (WADO-RS)", yes("fetching"), "yes"],
             ["Studies", "Store (STOW-RS)", yes("stowing"), "yes"],
             ["Studies", "Delete (no transaction of PS3.18; RFC 9110)", "no", "yes" if _deletes() else "no"],
             ["Worklist, Non-Patient Instance, Storage Commitment, URI (WADO-URI)", "", "no", "no"],
