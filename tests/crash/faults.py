@@ -77,6 +77,7 @@ class _Control(ctypes.Structure):
         ("entries", ctypes.c_int64),
         ("prefix", ctypes.c_char * 512),
         ("path", ctypes.c_char * 512),
+        ("root", ctypes.c_char * 512),
         ("entry", _Entry * ENTRIES),
     )
 
@@ -111,7 +112,7 @@ class Faults:
         with file.open("r+b") as stream:
             self._memory = mmap.mmap(stream.fileno(), ctypes.sizeof(_Control))
         self._control = _Control.from_buffer(self._memory)
-        self._control.prefix = str(prefix).encode()
+        self._control.prefix = self._control.root = str(prefix).encode()
 
     def _set(self, mode: Mode, operations: Iterable[Operation], error: int, at: int, below: Path | None) -> None:
         control = self._control

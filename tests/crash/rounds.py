@@ -101,6 +101,7 @@ def _everything(site: Site) -> None:
     first = site.server.postmaster
     ours = [member for name in site.processes for member in site.tree(name)]
     kill([*ours, first, *first.children()])
+    site.kill(*site.processes)
     site.server.kill(children=True)  # sees that PostgreSQL has ended
 
 

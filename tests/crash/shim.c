@@ -48,6 +48,7 @@ struct control {
     int64_t entries;
     char prefix[PATH_BYTES];
     char path[PATH_BYTES]; /* where it fired first */
+    char root[PATH_BYTES]; /* what is noted */
     struct entry entry[ENTRIES];
 };
 
@@ -146,7 +147,7 @@ static int decide(enum operation operation, const char *path)
 static void note(enum operation operation, int descriptor, const char *path)
 {
     struct stat status;
-    if (!control->log || !below(path))
+    if (!control->log || strncmp(path, control->root, strlen(control->root)) != 0)
         return;
     int saved = errno;
     memset(&status, 0, sizeof status);

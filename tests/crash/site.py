@@ -112,6 +112,16 @@ class Service:
                 os.kill(self.pid, number)
 
 
+def _session(leader: int) -> list[int]:
+    """The processes in the session of a process that may be gone."""
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError):
+            if os.getsid(pid) == leader:
+                found.append(pid)
+    return found
+
+
 def kill(services: list[Service]) -> None:
     """SIGKILL processes and see that they are gone."""
     for service in services:
@@ -337,7 +347,10 @@ class Site:
         """SIGKILL processes with all below them; which they were."""
         victims = [service for name in names for service in self.tree(name)]
         kill(victims)
-        return victims
+        # The receiver may have replaced a worker meanwhile; each of our processes has a session of its own.
+        late = [Service(pid) for name in names for pid in _session(self.processes[name].pid)]
+        kill(late)
+        return victims + late
 
     def stop(self) -> None:
         """End all but PostgreSQL."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from . import check, objects, senders
 from .ledger import Ledger
 from .objects import Item
-from .site import Site, kill, until
+from .site import Site, until
 
 WAYS = ("new", "again", "another", "unfit")
 FEWEST = 8  # calls that every way takes at least: receipt and object are written, synchronised and named
@@ -75,7 +75,7 @@ def _calls(
             return at - 1
         if lethal:
             until("the killed worker is gone", lambda: faults.pid not in {worker.pid for worker in site.workers()})
-            kill(site.tree("receiver"))
+            site.kill("receiver")
             site.start()
         problems = check.acknowledged(site, ledger, [item])
         if not ledger.settled(item):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from . import check, objects, power, senders
-from .faults import Operation
+from .faults import SYNC
 from .ledger import Ledger
 from .rounds import Tally, play
 from .senders import Answer
@@ -112,7 +112,24 @@ def test_a_forgotten_fsync_is_seen_when_the_power_is_lost(make: Callable[..., Si
             assert ledger.answers == {Answer.ACKNOWLEDGED: 1}
             site.kill("receiver")
             entries = site.faults["receiver"].recorded()
-            synchronised = (Operation.FSYNC, Operation.FDATASYNC)
-            power.lose([one for one in entries if not (forgotten and one.operation in synchronised)])
+            power.lose([one for one in entries if not (forgotten and one.operation in SYNC)])
             wrong = check.acknowledged(site, ledger)
             assert any("LOST" in one for one in wrong) == forgotten, wrong
+
+
+def test_a_folder_whose_fsync_failed_is_made_durable_before_the_next_success(make: Callable[..., Site]) -> None:
+    choice = random.Random(SEED)
+    with make() as site:
+        ledger, faults = Ledger(), site.faults["receiver"]
+        series, study = objects.uid(choice), objects.uid(choice)
+        items = [objects.image(choice, study, series, number) for number in (1, 2)]
+        ledger.will_send(items)
+        faults.record()
+        faults.fail(1, SYNC, below=site.settings.blobs / "objects")
+        senders.store(site.dicom_port, items, ledger.report)
+        faults.off()
+        assert faults.fired == 1
+        assert ledger.answers == {Answer.REFUSED: 1, Answer.ACKNOWLEDGED: 1}
+        site.kill("receiver")
+        power.lose(faults.recorded())
+        assert check.acknowledged(site, ledger) == []

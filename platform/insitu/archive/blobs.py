@@ -284,17 +284,14 @@ class FileBlobStore:
         """Make a folder and those above it durable; once per folder and process."""
         if folder in self._folders:
             return
-        missing = []
-        part = folder
-        while not part.is_dir():
-            missing.append(part)
-            part = part.parent
-        for part in reversed(missing):
-            part.mkdir(exist_ok=True, mode=0o750)
-        if missing:
-            # Also where another process made the folder just now: its own fsync may not have happened yet.
-            for part in {part.parent for part in missing}:
-                _sync_folder(part)
+        is_root = folder == self.root
+        if not is_root:
+            self._make_folder(folder.parent)
+        new = not folder.is_dir()
+        folder.mkdir(exist_ok=True, mode=0o750, parents=is_root)
+        if new or not is_root:
+            # Also where it was there: whoever made it may not have come to its fsync yet, or it may have failed.
+            _sync_folder(folder.parent)
         if len(self._folders) > 10_000:
             self._folders.clear()
         self._folders.add(folder)
