@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 from http import HTTPStatus
 
+import psycopg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from insitu.errors import InsituError, Invalid
+from insitu.errors import InsituError, Invalid, Unavailable
 
 from .observation import template
 
@@ -37,6 +38,11 @@ def install(app: FastAPI) -> None:
         if error.status >= 500:
             logger.warning("%s %s: %s", request.method, template(request.scope), error)
         return problem(error)
+
+    @app.exception_handler(psycopg.OperationalError)
+    def on_database_away(request: Request, error: psycopg.OperationalError) -> JSONResponse:
+        logger.warning("%s %s: the database does not answer", request.method, template(request.scope))
+        return problem(Unavailable("The database does not answer", remedy="Try again in a moment"))
 
     @app.exception_handler(RequestValidationError)
     def on_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
