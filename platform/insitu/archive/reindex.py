@@ -6,6 +6,7 @@ what refers to them (datasets, decisions) stays. Not here: comparing digests of 
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,11 +42,16 @@ class Report:
     without_receipt : int
         Objects whose receipt is missing; their series belong to no project.
     unreadable : list of str
-        Keys of blobs below `objects/` and `receipts/` that cannot be read as what they should be.
+        Keys of blobs below `objects/` and `receipts/` that cannot be read as what they should be; objects that the index does
+        not know are put into quarantine.
     changed : list of str
         Keys of objects whose digest is not the one of their row any more: the row is left, the blob is damaged.
     surplus : list of str
-        Keys of objects that stand for an instance another blob stands for already; scrub removes them.
+        Keys of objects that are the same as an instance another blob stands for already, or that the index, which was not
+        empty, did not know beside it; scrub removes them.
+    conflicts : list of str
+        Keys of objects that differ from one under the same UID, where the index was lost and cannot tell which of them was
+        acknowledged; they are kept as conflicts for a person.
     """
 
     receipts: int = 0
@@ -58,6 +64,7 @@ class Report:
     unreadable: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     surplus: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
 
 
 def reindex(database: Database, blobs: BlobStore, settings: Settings, progress: Progress | None = None) -> Report:
@@ -84,6 +91,7 @@ class _Rebuild:
         self._receipts: dict[str, Receipt] = {}
         self._present: set[str] = set()  # keys that stand for an instance
         self._new_series: set[str] = set()
+        self._added: set[str] = set()  # keys that stand for an instance the index did not know
         self._deleted: set[str] = set()  # keys that are to stand for nothing any more
         self._born: dict[str, int] = {}  # entry of the journal from which on a series is another one
         self._rotten: set[str] = set()  # keys that were put into quarantine
@@ -167,9 +175,11 @@ class _Rebuild:
         try:
             receipt_id, object_id = str(uuid.UUID(parts[1])), uuid.UUID(parts[-1].removesuffix(".dcm"))
         except (ValueError, IndexError):
-            examined = None
+            self._report.unreadable.append(key)  # nothing of ours has such a name
+            return
         if examined is None:
-            self._report.unreadable.append(key)
+            with self._database.transaction() as connection:
+                self._put_aside(connection, key, receipt_id, time_of(object_id), "it cannot be read as a DICOM object")
             return
         identity, digest, size, offset = examined
         receipt = self._receipts.get(receipt_id)
@@ -186,17 +196,23 @@ class _Rebuild:
                 self._present.add(key)
                 return
             other = connection.execute(
-                "SELECT blob_key FROM instance WHERE sop_instance_uid = %s", (identity.sop_instance_uid,)
+                "SELECT blob_key, digest, transfer_syntax_uid FROM instance WHERE sop_instance_uid = %s",
+                (identity.sop_instance_uid,),
             ).fetchone()
             if other is not None and other["blob_key"] != key and self._stands(other["blob_key"]):
-                self._report.surplus.append(key)
+                if other["blob_key"] in self._added and not _same(other, row):
+                    self._keep_as_conflict(connection, row, receipt_id)
+                else:
+                    self._report.surplus.append(key)
                 return
             before = connection.execute(
                 "SELECT 1 FROM series WHERE series_instance_uid = %s", (identity.series_instance_uid,)
             ).fetchone()
             series, study = rows.ensure_series(connection, row, receipt)
             if study != identity.study_instance_uid:
-                self._report.unreadable.append(key)
+                self._put_aside(
+                    connection, key, receipt_id, row.received_at, f"its series is known under another study: {study}"
+                )
                 return
             if before is None:
                 self._new_series.add(identity.series_instance_uid)
@@ -212,7 +228,48 @@ class _Rebuild:
                 self._report.corrected += 1
             else:
                 self._report.added += 1
+                self._added.add(key)
             self._present.add(key)
+
+    def _put_aside(self, connection: Connection, key: str, receipt: str, at: datetime, reason: str) -> None:
+        """Keep for a person what no index row can be made of, so that no scrub takes it for a leftover."""
+        self._report.unreadable.append(key)
+        if connection.execute("SELECT 1 FROM instance WHERE blob_key = %s", (key,)).fetchone():
+            return  # known, and rotten: scrub knows what it was
+        with self._blobs.open(key) as stream:
+            size = stream.seek(0, os.SEEK_END)
+        aside = f"quarantine/{key.partition('/')[2].removesuffix('.dcm')}"
+        reason = f"found by a rebuild of the index: {reason}"
+        if receipt not in self._receipts:
+            rows.insert_receipt(connection, _unknown_receipt(receipt, at))
+        rows.insert_quarantine(connection, aside, reason, size, receipt, at)
+        journal.append(
+            self._blobs, "quarantine", key=aside, reason=reason, size=size, receipt=receipt, at=at.isoformat(), was=key
+        )
+        self._blobs.move(key, aside)
+
+    def _keep_as_conflict(self, connection: Connection, row: rows.InstanceRow, receipt: str) -> None:
+        """Of two different objects under one UID one was never acknowledged; without the old index nobody can tell which."""
+        identity = row.identity
+        key = f"conflicts/{row.blob_key.partition('/')[2]}"
+        kept = rows.insert_conflict(
+            connection,
+            identity.sop_instance_uid,
+            row.digest,
+            identity.transfer_syntax_uid,
+            key,
+            receipt,
+            row.received_at,
+        )
+        if not kept:
+            self._report.surplus.append(row.blob_key)
+            return
+        self._blobs.move(row.blob_key, key)
+        journal.append(
+            self._blobs, "conflict", key=key, sop_instance_uid=identity.sop_instance_uid, digest=row.digest.hex(),
+            transfer_syntax_uid=identity.transfer_syntax_uid, receipt=receipt, at=row.received_at.isoformat(),
+        )  # fmt: skip
+        self._report.conflicts.append(key)
 
     def _stands(self, key: str) -> bool:
         """Whether another blob under the same UID is the one that counts: it was read already, or is yet to be read."""
@@ -353,6 +410,10 @@ class _Rebuild:
 def _agrees(known: Row, row: rows.InstanceRow) -> bool:
     mine = (row.size, row.identity.sop_instance_uid, row.identity.transfer_syntax_uid, row.dataset_offset)
     return mine == tuple(known[name] for name in ("size", "sop_instance_uid", "transfer_syntax_uid", "dataset_offset"))
+
+
+def _same(known: Row, row: rows.InstanceRow) -> bool:
+    return bytes(known["digest"]) == row.digest and known["transfer_syntax_uid"] == row.identity.transfer_syntax_uid
 
 
 def _ensure_project(connection: Connection, name: str) -> None:

@@ -97,6 +97,7 @@ def reindex(as_json: AsJson = False) -> None:
         _list("missing (send them again, or restore them from a backup)", report.missing)
         _list("damaged since they arrived (insitu scrub puts them aside)", report.changed)
         _list("not readable", report.unreadable)
+        _list("different objects under one UID, kept as conflicts (insitu conflict list)", report.conflicts)
         _list("surplus (insitu scrub removes them after a day)", report.surplus)
         if report.without_receipt:
             typer.echo(f"{report.without_receipt} objects have no receipt; only the site admin sees them.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -169,3 +170,56 @@ def test_remains_of_a_dead_writer_are_swept_and_a_living_one_goes_on(
     writer.commit()
     assert blobs.read("objects/a/b") == b"content"
     assert list((blobs.root / "incoming").iterdir()) == []
+
+
+def test_no_acknowledged_object_becomes_surplus_because_an_unacknowledged_one_of_its_uid_came_first(
+    database: Database,
+    empty_database: Database,
+    archive: Archive,
+    blobs: FileBlobStore,
+    settings: Settings,
+    receipt: Receipt,
+    make: Make,
+    encode: Encode,
+    store: Store,
+) -> None:
+    made = make()
+    early = archive.begin(receipt)
+    early.write(encode(make(SOPInstanceUID=made.SOPInstanceUID, PatientID="4712")))
+    assert early.prepare()  # durable, and then killed: never acknowledged
+    assert store(receipt, encode(made)).outcome is Outcome.STORED
+    with database.transaction() as connection:
+        acknowledged = connection.execute("SELECT digest FROM instance").fetchone()
+    report = reindex(empty_database, blobs, settings)
+    assert (report.added, report.surplus, len(report.conflicts)) == (1, [], 1)
+    scrub(empty_database, blobs, now=time.time() + 10 * 86_400)
+    with empty_database.transaction() as connection:
+        kept = connection.execute("SELECT digest, blob_key FROM conflict").fetchone()
+    assert acknowledged is not None
+    assert kept is not None
+    assert kept["digest"] == acknowledged["digest"]
+    assert blobs.exists(kept["blob_key"])
+    again = reindex(empty_database, blobs, settings)
+    assert (again.added, again.conflicts, again.surplus) == (0, [], [])
+
+
+def test_a_rebuild_puts_aside_what_it_cannot_place_so_that_no_scrub_removes_it(
+    empty_database: Database,
+    blobs: FileBlobStore,
+    settings: Settings,
+    receipt: Receipt,
+    make: Make,
+    encode: Encode,
+    store: Store,
+) -> None:
+    store(receipt, encode(make()))
+    (object_blob,) = blobs.list("objects/")
+    blobs.path(object_blob.key).write_bytes(b"rotten beyond recognition")
+    report = reindex(empty_database, blobs, settings)
+    assert report.unreadable == [object_blob.key]
+    scrub(empty_database, blobs, now=time.time() + 10 * 86_400)
+    with empty_database.transaction() as connection:
+        kept = connection.execute("SELECT blob_key, reason FROM quarantine").fetchone()
+    assert kept is not None
+    assert "cannot be read" in kept["reason"]
+    assert blobs.exists(kept["blob_key"])
