@@ -30,7 +30,7 @@ from insitu_services.api.context import Context
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 OPEN = {
     ("GET", "/healthz"): "tells only that the process answers",
-    ("GET", "/readyz"): "tells only that the database answers",
+    ("GET", "/readyz"): "tells only which component answers",
     ("POST", "/api/v1/session"): "is the login",
     ("GET", "/login"): "is the login page",
     ("GET", "/static/{path:path}"): "has the style and scripts of the login page",
