@@ -90,7 +90,7 @@ class Settings(BaseModel):
         600.0, gt=0, description="Seconds open associations get to end when receiver processes are replaced."
     )
     database_patience: float = Field(
-        20.0, gt=0, description="Seconds the receiver gives the database before it answers that it is out of resources."
+        20.0, gt=0, description="Seconds receiver and api give a silent database before a sender is told to try again."
     )
     disk_reserve: int = Field(
         500_000_000, ge=0, description="Bytes of disk kept free for the database: no objects are taken below it."

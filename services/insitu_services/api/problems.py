@@ -30,6 +30,11 @@ def problem(error: InsituError) -> JSONResponse:
     return JSONResponse(error.problem(), status_code=error.status, media_type=MEDIA_TYPE, headers=headers)
 
 
+def database_away() -> Unavailable:
+    """What is said where PostgreSQL goes away in the middle of a request."""
+    return Unavailable("The database does not answer", remedy="Try again in a moment")
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of `app` with a problem document."""
 
@@ -42,7 +47,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(psycopg.OperationalError)
     def on_database_away(request: Request, error: psycopg.OperationalError) -> JSONResponse:
         logger.warning("%s %s: the database does not answer", request.method, template(request.scope))
-        return problem(Unavailable("The database does not answer", remedy="Try again in a moment"))
+        return problem(database_away())
 
     @app.exception_handler(RequestValidationError)
     def on_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:

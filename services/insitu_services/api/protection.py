@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+import psycopg
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
@@ -21,7 +22,7 @@ from insitu.identity.authentication import SAFE_METHODS, authenticate
 
 from .context import Context
 from .observation import template
-from .problems import problem
+from .problems import database_away, problem
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +146,8 @@ class Bodies:
             )
         except InsituError as error:
             return error
+        except psycopg.OperationalError:
+            return database_away()
         if principal is None:
             return Unauthenticated("Log in first", remedy="Send a session cookie or `Authorization: Bearer TOKEN`")
         return None

@@ -5,57 +5,24 @@ from __future__ import annotations
 import concurrent.futures
 import shutil
 import signal
-import subprocess
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import psycopg
 import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
-from insitu import postgres
-from insitu.database import Database, migrate
+from insitu.database import Database
+from tests.database_server import Server
 
 from .conftest import Receiver
 
 OBJECT = str(get_testdata_file("CT_small.dcm"))
 
 pytestmark = pytest.mark.skipif(not shutil.which("storescu"), reason="DCMTK is not installed")
-
-
-class Server:
-    """A PostgreSQL of this test's own, to be stopped and killed."""
-
-    def __init__(self, root: Path) -> None:
-        root.chmod(0o755)
-        self.root, self.data, self.socket, self.password = root, root / "data", root / "socket", uuid.uuid4().hex
-        postgres.prepare(self.data, self.socket, root, self.password)
-        self.dsn = f"host={self.socket} user=postgres password={self.password} dbname=postgres"
-        self.start()
-        migrate(self.dsn)
-
-    def start(self) -> None:
-        line = postgres.command(self.data, self.socket, self.root, fsync="off", max_connections="100")
-        with (self.root / "log").open("a") as log:
-            self.process = subprocess.Popen(line, stdout=log, stderr=log, **postgres.identity())
-        postgres.wait_ready(self.socket, self.password)
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the server and all its processes."""
-        for one in [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]:
-            try:
-                one.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait(timeout=60)
 
 
 @pytest.fixture
