@@ -254,8 +254,9 @@ class Examination:
                 raise Unfit(f"{name} stands more than once, with different values")
             return uid(name, levels.text(scanner.values, tag), present=tag in scanner.values)
 
+        # Nobody could decode a text of it.
         if not levels.text(scanner.values, levels.CHARACTER_SET).isprintable():
-            raise Unfit("Specific Character Set is malformed: it holds control characters")  # nobody could decode a text
+            raise Unfit("Specific Character Set is malformed: it holds control characters")
         sop_class = read("SOP Class UID", levels.SOP_CLASS_UID)
         sop_instance = read("SOP Instance UID", levels.SOP_INSTANCE_UID)
         study = read("Study Instance UID", levels.STUDY_INSTANCE_UID)
