@@ -28,6 +28,7 @@ from insitu.projects.permissions import Action, Principal, Resource, authorize
 
 from ..access import requires
 from ..context import Context, Ctx
+from ..problems import RETRY_AFTER
 from .answers import element, instance_url, study_url
 from .multipart import Parser, PartData, PartStart
 from .negotiation import BadRequest, UnsupportedMediaType, json_type, parse_media_type
@@ -284,8 +285,12 @@ async def _store(
         await run_in_threadpool(_audit, context, principal, receipt, session.items)
     if malformed is not None and all(item.failure is not None for item in session.items):
         raise malformed
+    status = status_of(session.items)
     return JSONResponse(
-        response_document(session.items, base_url(request)), status_code=status_of(session.items), media_type=media_type
+        response_document(session.items, base_url(request)),
+        status_code=status,
+        media_type=media_type,
+        headers={"Retry-After": RETRY_AFTER} if status == 503 else None,
     )
 
 
