@@ -10,29 +10,20 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import shutil
 import socket
 import struct
-import subprocess
-import sys
-import tempfile
 import time
 import uuid
 from pathlib import Path
 
-import psutil
-import psycopg
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 from pynetdicom.presentation import build_context
 
-from insitu import postgres
-from insitu.database import migrate
 from insitu_services.receiver import command, pdu
 
+from . import site
 from .bench_store import CT, EXPLICIT, data_set
-
-START_SECONDS = 60.0  # for the receiver to listen
 
 
 def request() -> bytes:
@@ -121,49 +112,9 @@ def send(port: int, objects: int, largest: int, start: float, done: multiprocess
         answer(connection)
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process and all below it that are alive."""
-    root = psutil.Process(pid)
-    total = 0.0
-    for process in (root, *root.children(recursive=True)):
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system
-    return total
-
-
-def wait_listening(receiver: subprocess.Popen[bytes], port: int) -> None:
-    """Return when the receiver answers on its port."""
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        if receiver.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit("the receiver did not start")
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
-        except ConnectionRefusedError:
-            time.sleep(0.1)
-            continue
-        return
-
-
 def measure(dsn: str, home: Path, postgres_pid: int, options: argparse.Namespace) -> str:
     """Start a receiver, send to it, say what it took."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("INSITU_")}
-    environment |= {
-        "INSITU_DATABASE_DSN": dsn,
-        "INSITU_HOME": str(home),
-        "INSITU_DICOM": f"127.0.0.1:{port}",
-        "INSITU_RECEIVER_PROCESSES": str(options.processes),
-    }
-    with (home / "receiver.log").open("w") as log:
-        receiver = subprocess.Popen([sys.executable, "-m", "insitu_services.receiver"], env=environment, stderr=log)
-    try:
-        wait_listening(receiver, port)
+    with site.receiver(home, dsn, processes=options.processes) as (receiver, port):
         context = multiprocessing.get_context("spawn")
         done: multiprocessing.Queue[float] = context.Queue()
         start = time.monotonic() + 10
@@ -174,17 +125,14 @@ def measure(dsn: str, home: Path, postgres_pid: int, options: argparse.Namespace
         for sender in senders:
             sender.start()
         time.sleep(max(0.0, start - time.monotonic()))
-        before = cpu_seconds(receiver.pid), cpu_seconds(postgres_pid)
+        before = site.cpu_seconds(receiver), site.cpu_seconds(postgres_pid)
         ends = []
         for sender in senders:
             sender.join()
             if sender.exitcode:
                 raise SystemExit("a sender failed")
             ends.append(done.get())
-        after = cpu_seconds(receiver.pid), cpu_seconds(postgres_pid)
-    finally:
-        receiver.terminate()
-        receiver.wait(timeout=30)
+        after = site.cpu_seconds(receiver), site.cpu_seconds(postgres_pid)
     objects = options.objects * options.associations
     ours, database = ((late - early) / objects * 1000 for early, late in zip(before, after, strict=True))
     return (
@@ -203,25 +151,8 @@ def main() -> None:
     parser.add_argument("--pdu", type=int, default=131_072, help="largest PDU the senders make, in bytes")
     parser.add_argument("--home", type=Path, help="folder on the disk to measure")
     options = parser.parse_args()
-    home = Path(tempfile.mkdtemp(prefix="insitu-bench-", dir=options.home))
-    home.chmod(0o755)
-    data, run, password = home / "database", home / "run", uuid.uuid4().hex
-    postgres.prepare(data, run, home, password)
-    line = postgres.command(data, run, home, fsync="on", synchronous_commit="on", full_page_writes="on")
-    with (home / "log").open("w") as log:
-        server = subprocess.Popen(line, stdout=log, stderr=log, **postgres.identity())  # type: ignore[call-overload]
-    try:
-        postgres.wait_ready(run, password)
-        admin = f"host={run} user=postgres password={password}"
-        with psycopg.connect(f"{admin} dbname=postgres", autocommit=True) as connection:
-            connection.execute("CREATE DATABASE insitu")
-        dsn = f"{admin} dbname=insitu"
-        migrate(dsn)
-        print(measure(dsn, home, server.pid, options))
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-        shutil.rmtree(home, ignore_errors=True)
+    with site.folder(options.home) as home, site.database(home) as postgres:
+        print(measure(postgres.dsn, home, postgres.pid, options))
 
 
 if __name__ == "__main__":

@@ -9,21 +9,17 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import shutil
 import struct
-import subprocess
-import tempfile
 import time
 import uuid
 from pathlib import Path
 
-import psycopg
-
-from insitu import postgres
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.store import Archive, Outcome
-from insitu.database import Database, migrate
+from insitu.database import Database
 from insitu.settings import Settings
+
+from . import site
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -82,25 +78,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--home", type=Path, help="folder on the disk to measure")
     options = parser.parse_args()
-    home = Path(tempfile.mkdtemp(prefix="insitu-bench-", dir=options.home))
-    home.chmod(0o755)
-    data, socket, password = home / "database", home / "run", uuid.uuid4().hex
-    postgres.prepare(data, socket, home, password)
-    line = postgres.command(data, socket, home, fsync="on", synchronous_commit="on", full_page_writes="on")
-    with (home / "log").open("w") as log:
-        server = subprocess.Popen(line, stdout=log, stderr=log, **postgres.identity())  # type: ignore[call-overload]
-    try:
-        postgres.wait_ready(socket, password)
-        admin = f"host={socket} user=postgres password={password}"
-        with psycopg.connect(f"{admin} dbname=postgres", autocommit=True) as connection:
-            connection.execute("CREATE DATABASE insitu")
-        dsn = f"{admin} dbname=insitu"
-        migrate(dsn)
+    with site.folder(options.home) as home, site.database(home) as postgres:
         context = multiprocessing.get_context("spawn")
         done = context.Queue()
         start = time.monotonic() + 10
         processes = [
-            context.Process(target=work, args=(dsn, home, options.objects, start, done))
+            context.Process(target=work, args=(postgres.dsn, home, options.objects, start, done))
             for _ in range(options.processes)
         ]
         for process in processes:
@@ -110,17 +93,13 @@ def main() -> None:
             if process.exitcode:
                 raise SystemExit("a process failed")
         results = [done.get() for _ in processes]
-        seconds = max(end for end, _ in results) - start
-        objects = options.objects * options.processes
-        cpu = sum(used for _, used in results) / objects * 1000
-        print(
-            f"{objects / seconds:.0f} objects/s of 512 kB, {options.processes} processes, {os.cpu_count()} cores,"
-            f" {cpu:.2f} ms CPU per object in the archive's processes"
-        )
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-        shutil.rmtree(home, ignore_errors=True)
+    seconds = max(end for end, _ in results) - start
+    objects = options.objects * options.processes
+    cpu = sum(used for _, used in results) / objects * 1000
+    print(
+        f"{objects / seconds:.0f} objects/s of 512 kB, {options.processes} processes, {os.cpu_count()} cores,"
+        f" {cpu:.2f} ms CPU per object in the archive's processes"
+    )
 
 
 if __name__ == "__main__":

@@ -136,3 +136,13 @@ def _wait(attempt: object) -> None:
             time.sleep(0.05)
             continue
         return
+
+
+@contextmanager
+def dispatcher(home: Path, dsn: str, **settings: object) -> Iterator[int]:
+    """The dispatcher without an Airflow: it reads objects and completes series, and starts nothing; its process id."""
+    secret = home / "secrets" / "airflow-password"
+    secret.parent.mkdir(mode=0o700, exist_ok=True)
+    secret.write_text("nobody asks")
+    with service("dispatcher", home, dsn, airflow_http=f"127.0.0.1:{free_port()}", **settings) as pid:
+        yield pid
