@@ -117,6 +117,17 @@ class Incoming:
         self._size += len(data)
         self._examination.feed(data)
 
+    def seen_uids(self) -> tuple[str | None, str | None]:
+        """SOP Instance UID and Series Instance UID as far as the bytes so far tell them; None where they do not.
+
+        Raises
+        ------
+        Unavailable
+            The disk is full or fails.
+        """
+        self._flush()
+        return self._examination.seen(SOP_INSTANCE_UID), self._examination.seen(SERIES_INSTANCE_UID)
+
     def commit(self) -> Stored:
         """Make the object durable and indexed. After STORED, DUPLICATE and CONFLICT_KEPT the sender may be told success.
 

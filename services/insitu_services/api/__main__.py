@@ -17,6 +17,7 @@ from insitu_services.logs import log_to_stderr
 
 from .app import create_app
 from .context import Context
+from .zerocopy import Protocol
 
 logger = logging.getLogger("insitu.api")
 
@@ -54,7 +55,7 @@ def server(context: Context) -> uvicorn.Server:
     config = uvicorn.Config(
         create_app(context),
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -40,6 +41,8 @@ Storer = Annotated[Principal, Depends(requires(Action.IMAGE_STORE))]
 
 HAND_OVER = 1 << 20  # bytes gathered before a thread writes them
 RENEW_EVERY = 10.0  # seconds
+UNDER_WAY = 4  # complete objects of one request that become durable together
+_COMMITS = ThreadPoolExecutor(2 * UNDER_WAY, thread_name_prefix="commit")
 
 # Failure Reason (0008,1197), PS3.18 10.5.3.2 with the status codes of PS3.4 B.2.3 and PS3.7 C
 PROCESSING_FAILURE = 0x0110
@@ -81,6 +84,9 @@ def item_of(stored: Stored, study: str | None) -> Item:
 class Session:
     """One request's parts on their way into the archive. Used by one thread at a time.
 
+    While the next parts are read, a few that are complete become durable and indexed in threads of their own: each of them waits
+    for the disk twice, and they can do so together.
+
     Parameters
     ----------
     archive : Archive
@@ -99,7 +105,18 @@ class Session:
         self._incoming: Incoming | None = None
         self._failure: int | None = None
         self._open = False
-        self.items: list[Item] = []
+        self._results: list[Item | Future[Item]] = []
+        self._under_way: dict[Future[Item], str | None] = {}  # with the SOP Instance UID
+        self._series: set[str | None] = set()  # whose first object of this request is through
+
+    @property
+    def items(self) -> list[Item]:
+        """What became of the parts, in their order; waits for those that are under way."""
+        return [each if isinstance(each, Item) else each.result() for each in self._results]
+
+    def fail(self) -> None:
+        """Note that something of the body could not be understood."""
+        self._results.append(Item(failure=CANNOT_UNDERSTAND))
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the body.
@@ -127,18 +144,22 @@ class Session:
         """
         if self._open:
             self.abort()
-            self.items.append(Item(failure=CANNOT_UNDERSTAND))
-        elif not self.items:
+            self.fail()
+        elif not self._results:
             raise BadRequest(
                 "The body holds no part",
                 why="no delimiter with this boundary was found in it",
                 remedy="Send multipart/related with one application/dicom part per object",
             )
         elif not self._parser.complete:
-            self.items.append(Item(failure=CANNOT_UNDERSTAND))
+            self.fail()
 
     def abort(self) -> None:
-        """Forget the object at hand."""
+        """Forget the object at hand; those that were complete are waited for."""
+        self._forget()
+        wait(self._under_way)
+
+    def _forget(self) -> None:
         if self._incoming is not None:
             self._incoming.abort()
             self._incoming = None
@@ -167,21 +188,50 @@ class Session:
         self._open = False
         incoming, self._incoming = self._incoming, None
         if incoming is None:
-            self.items.append(Item(failure=self._failure or PROCESSING_FAILURE))
+            self._results.append(Item(failure=self._failure or PROCESSING_FAILURE))
             return
         try:
-            self.items.append(item_of(incoming.commit(), self._study))
+            uid, series = incoming.seen_uids()
+        except Unavailable as error:
+            self._out_of_resources(error)
+            incoming.abort()
+            self._results.append(Item(failure=OUT_OF_RESOURCES))
+            return
+        self._make_way(uid)
+        future = _COMMITS.submit(self._commit, incoming)
+        self._under_way[future] = uid
+        self._results.append(future)
+        if series not in self._series:
+            # The first object says what its series and study are, and since when they are here: none may overtake it.
+            wait([future])
+            self._series.add(series)
+
+    def _make_way(self, uid: str | None) -> None:
+        """Wait while too many are under way, and for one of the same UID: the first of a request is the first in the archive."""
+        while self._under_way:
+            same = [each for each, other in self._under_way.items() if other == uid and uid is not None]
+            if same:
+                wait(same)
+            elif len(self._under_way) >= UNDER_WAY:
+                wait(self._under_way, return_when=FIRST_COMPLETED)
+            self._under_way = {each: other for each, other in self._under_way.items() if not each.done()}
+            if not same and len(self._under_way) < UNDER_WAY:
+                return
+
+    def _commit(self, incoming: Incoming) -> Item:
+        try:
+            return item_of(incoming.commit(), self._study)
         except Unavailable as error:
             logger.warning("an object was refused: %s", error)
-            self.items.append(Item(failure=OUT_OF_RESOURCES))
+            return Item(failure=OUT_OF_RESOURCES)
         except Exception:  # the other parts are stored or refused on their own
             logger.exception("an object could not be stored")
-            self.items.append(Item(failure=PROCESSING_FAILURE))
+            return Item(failure=PROCESSING_FAILURE)
 
     def _out_of_resources(self, error: Unavailable) -> None:
         logger.warning("an object was refused: %s", error)
         self._failure = OUT_OF_RESOURCES
-        self.abort()
+        self._forget()
 
 
 def status_of(items: Sequence[Item]) -> int:
@@ -281,13 +331,14 @@ async def _store(
         with contextlib.suppress(asyncio.CancelledError):
             await renewal
         await run_in_threadpool(session.abort)
+        items = session.items
         await run_in_threadpool(archive.close_receipt, receipt)
-        await run_in_threadpool(_audit, context, principal, receipt, session.items)
-    if malformed is not None and all(item.failure is not None for item in session.items):
+        await run_in_threadpool(_audit, context, principal, receipt, items)
+    if malformed is not None and all(item.failure is not None for item in items):
         raise malformed
-    status = status_of(session.items)
+    status = status_of(items)
     return JSONResponse(
-        response_document(session.items, base_url(request)),
+        response_document(items, base_url(request)),
         status_code=status,
         media_type=media_type,
         headers={"Retry-After": RETRY_AFTER} if status == 503 else None,
@@ -308,7 +359,7 @@ async def _receive(request: Request, session: Session) -> BadRequest | None:
         await run_in_threadpool(session.feed, b"".join(gathered))
         await run_in_threadpool(session.finish)
     except BadRequest as error:
-        session.items.append(Item(failure=CANNOT_UNDERSTAND))
+        session.fail()
         return error
     return None
 

@@ -5,6 +5,7 @@ Objects are sent as they are stored unless the client asks for explicit VR littl
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from insitu.projects.permissions import Action, Principal
 from ..access import requires
 from ..context import Context, Ctx
 from ..problems import problem
+from ..zerocopy import FilePart, Segment, SegmentResponse
 from . import bulkdata, frames, multipart
 from .answers import instance_url
 from .documents import documents
@@ -103,19 +105,28 @@ def _objects(request: Request, context: Context, rows: list[Row]) -> Response:
         for number, row in enumerate(rows)
     ]
 
+    kind = multipart.content_type("application/dicom", boundary)
+    if all(syntaxes[uid] == uid for uid in stored):
+        return SegmentResponse(
+            _segments(context.archive.blobs, rows, heads, multipart.end(boundary)),
+            sum(map(len, heads)) + sum(row["size"] for row in rows) + len(multipart.end(boundary)),
+            media_type=kind,
+        )
+
     def pieces() -> Iterator[bytes]:
         for head, row in zip(heads, rows, strict=True):
             yield head
             yield from _object(context.archive.blobs, row, syntaxes[row["transfer_syntax_uid"]])
         yield multipart.end(boundary)
 
-    headers = {}
-    if all(syntaxes[uid] == uid for uid in stored):
-        length = sum(map(len, heads)) + sum(row["size"] for row in rows) + len(multipart.end(boundary))
-        headers["Content-Length"] = str(length)
-    return StreamingResponse(
-        multipart.gathered(pieces()), media_type=multipart.content_type("application/dicom", boundary), headers=headers
-    )
+    return StreamingResponse(multipart.gathered(pieces()), media_type=kind)
+
+
+def _segments(blobs: BlobStore, rows: list[Row], heads: list[bytes], end: bytes) -> Iterator[Segment]:
+    for head, row in zip(heads, rows, strict=True):
+        yield head
+        yield FilePart(functools.partial(blobs.open, row["blob_key"]), 0, row["size"])
+    yield end
 
 
 def _syntax(stored: str, accept: str | None, *, multiple: bool) -> str:
