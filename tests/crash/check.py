@@ -174,16 +174,21 @@ def _kept_aside(site: Site, rows: list[dict[str, Any]], wrong: list[str]) -> set
 
 def _fetch(site: Site, row: dict[str, Any]) -> list[str]:
     """What is wrong about an object as WADO-RS gives it."""
-    answer = httpx.get(
-        f"{site.url}/dicom-web/studies/{row['study_instance_uid']}/series/{row['series_instance_uid']}"
-        f"/instances/{row['sop_instance_uid']}",
-        headers={
-            "Authorization": f"Bearer {site.token}",
-            "Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*',
-        },
-        timeout=PATIENCE,
-        trust_env=False,
-    )
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        answer = httpx.get(
+            f"{site.url}/dicom-web/studies/{row['study_instance_uid']}/series/{row['series_instance_uid']}"
+            f"/instances/{row['sop_instance_uid']}",
+            headers={
+                "Authorization": f"Bearer {site.token}",
+                "Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*',
+            },
+            timeout=PATIENCE,
+            trust_env=False,
+        )
+        if answer.status_code != 503 or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)  # "try again": just after its database came back
     if answer.status_code != 200:
         return [f"object {row['sop_instance_uid']} cannot be fetched: {answer.status_code} {answer.text[:200]}"]
     boundary = answer.headers["content-type"].partition("boundary=")[2].strip('"').split(";")[0].strip('"')

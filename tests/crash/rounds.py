@@ -22,6 +22,8 @@ from .objects import Load
 from .senders import FRAGMENT, Progress
 from .site import PATIENCE, Service, Site, kill, until
 
+TRIES = 5  # of what was not acknowledged
+
 
 @dataclass
 class Fault:
@@ -83,7 +85,11 @@ def _backend(site: Site, choice: random.Random, load: Load, stop: float) -> Faul
     def strike() -> None:
         backends = site.server.backends(site.name)
         assert backends, "nobody is connected"
-        kill([choice.choice(backends)])
+        killed = choice.choice(backends)
+        others = [service for service in site.server.postmaster.children() if service.pid != killed.pid]
+        kill([killed])
+        # The server notices in its own time; until then it answers as if nothing had happened.
+        until("PostgreSQL ends its other processes", lambda: not all(service.alive for service in others))
 
     return Fault(strike=strike)
 
@@ -322,7 +328,11 @@ def play(
     wrong = check.acknowledged(site, ledger, load.items) + check.events(site)
     left = [item for item in load.items if not ledger.settled(item)]
     tally.again += len(left)
-    senders.store(site.dicom_port, left, ledger.report)
+    for _ in range(TRIES):  # as a sender does that is told to try again later
+        site.server.start()
+        senders.store(site.dicom_port, [item for item in left if not ledger.settled(item)], ledger.report)
+        if all(ledger.settled(item) for item in left):
+            break
     wrong += [f"object {item.sop} cannot be sent again" for item in left if not ledger.settled(item)]
     wrong += check.acknowledged(site, ledger, load.items, fetched=3)
     tally.wrong += [f"{kind}: {one}" for one in wrong]
