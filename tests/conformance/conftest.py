@@ -12,6 +12,7 @@ import pytest
 
 from insitu.database import Database
 from tests.peers import orthanc
+from tests.tools import need_orthanc
 
 from .servers import Service, our_server
 
@@ -39,7 +40,6 @@ def ours(postgres_server: tuple[Path, str], tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def orthanc_service(tmp_path: Path) -> Iterator[Service]:
     """Orthanc with its DICOMweb plugin over an empty database; skipped where it is not installed."""
-    if not orthanc.installed():
-        pytest.skip("needs Orthanc (Debian packages orthanc and orthanc-dicomweb) and a C compiler")
+    need_orthanc()
     with orthanc.orthanc(tmp_path / "orthanc") as running:
         yield Service(running.dicomweb)

@@ -17,7 +17,7 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from insitu.archive.blobs import BlobStore
 from insitu.database import Row
-from insitu_services.receiver import outgoing
+from insitu_services import outgoing
 from insitu_services.receiver.sop_classes import PLAIN_SYNTAXES
 
 from .connection import MOST_CONTEXTS

@@ -25,7 +25,8 @@ from insitu.errors import InsituError
 from insitu.nodes.registry import Node
 from insitu_services.peers.connection import connect
 
-from . import command, outgoing, pdu
+from .. import outgoing
+from . import command, pdu
 from .dialogue import Dialogue, Request
 from .sop_classes import PLAIN_SYNTAXES
 from .suboperations import Outcome, outcome_of

@@ -19,7 +19,8 @@ from insitu.errors import InsituError
 from insitu.nodes import registry
 from insitu.nodes.registry import Node
 
-from . import command, destination, identifier, outgoing
+from .. import outgoing
+from . import command, destination, identifier
 from .dialogue import (
     DOES_NOT_MATCH_SOP_CLASS,
     MOVE_DESTINATION_UNKNOWN,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,11 +26,11 @@ from insitu_services.peers import finding
 from insitu_services.peers.finding import Query
 from tests.peers import orthanc
 from tests.peers.dcmtk import Dcmqrscp, dcmqrscp
+from tests.tools import need_orthanc, needs_program
 
 from .conftest import PATIENCE, Site, encoded, image, until
 
-needs_dcmtk = pytest.mark.skipif(shutil.which("dcmqrscp") is None, reason="DCMTK is not installed")
-needs_orthanc = pytest.mark.skipif(not orthanc.installed(), reason="Orthanc is not installed")
+needs_dcmtk = needs_program("dcmqrscp", "dcmtk")
 
 STUDY, OTHER = "1.2.826.0.1.3680043.9.1", "1.2.826.0.1.3680043.9.2"
 
@@ -286,8 +285,8 @@ def test_a_retrieval_is_queued_that_can_never_begin(site: Site) -> None:
         start(site, project="missing")
 
 
-@needs_orthanc
 def test_orthanc_as_a_dicomweb_service_gives_or_gets_other_objects(site: Site, tmp_path: Path) -> None:
+    need_orthanc()
     made = objects(compressed=True)
     small = image(StudyInstanceUID=STUDY, SeriesInstanceUID=made[0].SeriesInstanceUID, InstanceNumber=9)
     small.compress(JPEG2000Lossless, generate_instance_uid=False)

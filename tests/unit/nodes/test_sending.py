@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ from pynetdicom import build_context
 from insitu.errors import Conflict, Invalid, NotFound
 from insitu.nodes import transfers
 from tests.peers.dcmtk import storescp
+from tests.tools import needs_program
 
 from .conftest import Scripted, Site, encoded, image, until
 
-needs_dcmtk = pytest.mark.skipif(shutil.which("storescp") is None, reason="DCMTK is not installed")
+needs_dcmtk = needs_program("storescp", "dcmtk")
 
 
 def files_in(folder: Path) -> dict[str, pydicom.Dataset]:

@@ -17,12 +17,13 @@ from pydicom.uid import generate_uid
 
 from insitu.database import Database
 from tests.database_server import Server
+from tests.tools import needs_program
 
 from .conftest import Receiver
 
 OBJECT = str(get_testdata_file("CT_small.dcm"))
 
-pytestmark = pytest.mark.skipif(not shutil.which("storescu"), reason="DCMTK is not installed")
+pytestmark = needs_program("storescu", "dcmtk")
 
 
 @pytest.fixture

@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
-from tests.peers import orthanc as orthanc_peer
 from tests.peers.orthanc import free_port, orthanc
+from tests.tools import need_orthanc
 
 from .archive_site import CT, image, node, store
 from .conftest import Receiver
@@ -146,8 +145,7 @@ def postponed(receiver: Receiver) -> bool:
 
 
 def test_orthanc_is_told_that_its_objects_are_safe(receiver: Receiver, tmp_path: Path) -> None:
-    if not orthanc_peer.installed():
-        pytest.skip("needs Orthanc")
+    need_orthanc()
     extra = {"DicomModalities": {"insitu": {"AET": "INSITU", "Host": "127.0.0.1", "Port": receiver.port,
                                             "AllowStorageCommitment": True}}}  # fmt: skip
     mine = image()

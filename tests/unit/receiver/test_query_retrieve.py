@@ -6,7 +6,6 @@ import hashlib
 import struct
 from pathlib import Path
 
-import pytest
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -19,10 +18,9 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from tests.peers import orthanc as orthanc_peer
 from tests.peers.dcmtk import storescp
 from tests.peers.orthanc import orthanc
-from tests.tools import need_program
+from tests.tools import need_orthanc, need_program
 
 from .archive_site import assign, image, node, store
 from .conftest import Receiver
@@ -85,8 +83,7 @@ def test_getscu_and_movescu_fetch_a_study_bit_for_bit(receiver: Receiver, tmp_pa
 
 
 def test_orthanc_finds_and_moves_a_study_to_itself(receiver: Receiver, tmp_path: Path) -> None:
-    if not orthanc_peer.installed():
-        pytest.skip("needs Orthanc")
+    need_orthanc()
     images = series(3)
     store(receiver, images)
     with orthanc(tmp_path / "orthanc", modalities={"insitu": ("INSITU", receiver.port)}) as peer:

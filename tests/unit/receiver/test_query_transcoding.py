@@ -10,7 +10,7 @@ from pydicom.data import get_testdata_file
 from pydicom.filereader import read_dataset
 
 from insitu.archive.blobs import FileBlobStore
-from insitu_services.receiver import outgoing
+from insitu_services import outgoing
 from insitu_services.receiver.sop_classes import PLAIN_SYNTAXES
 
 FILES = ("CT_small.dcm", "MR_small_bigendian.dcm", "image_dfl.dcm", "JPEG2000.dcm", "MR_small_RLE.dcm", "rtplan.dcm")

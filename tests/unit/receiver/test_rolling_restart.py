@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import concurrent.futures
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from pydicom.data import get_testdata_file
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
+
+from tests.tools import needs_program
 
 from .conftest import Receiver
 
 OBJECT = str(get_testdata_file("CT_small.dcm"))
 
-pytestmark = pytest.mark.skipif(not shutil.which("echoscu"), reason="DCMTK is not installed")
+pytestmark = needs_program("echoscu", "dcmtk")
 
 
 def replaced(receiver: Receiver, before: set[int]) -> Callable[[], bool]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import signal
 import socket
 import ssl
@@ -18,6 +17,7 @@ from pydicom.data import get_testdata_file
 from insitu.cli.doctor import examine
 from insitu.dicom.tls import peer_context
 from insitu.settings import Settings
+from tests.tools import needs_program
 
 from .certificates import Authority, Issued
 from .conftest import Receiver
@@ -67,7 +67,7 @@ def site(start: Callable[..., Receiver], tmp_path: Path) -> Site:
     return Site(start, tmp_path)
 
 
-pytestmark = pytest.mark.skipif(not shutil.which("storescu"), reason="DCMTK is not installed")
+pytestmark = needs_program("storescu", "dcmtk")
 
 
 def test_an_object_sent_with_a_client_certificate_is_stored(site: Site) -> None:

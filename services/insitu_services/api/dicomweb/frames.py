@@ -27,6 +27,7 @@ from pydicom.uid import UID
 from insitu.archive.blobs import BlobStore
 from insitu.archive.header import syntax_of
 from insitu.database import Row
+from insitu.dicom import decoders
 from insitu.errors import InsituError, NotFound
 
 from .negotiation import EXPLICIT_LITTLE
@@ -271,12 +272,7 @@ def _native(stream: BinaryIO, where: Layout, index: int) -> bytes:
 
 def decodable(where: Layout) -> bool:
     """Whether a decoder for the transfer syntax is installed."""
-    if not where.encapsulated:
-        return True
-    try:
-        return bool(get_decoder(UID(where.transfer_syntax)).is_available)
-    except NotImplementedError:
-        return False
+    return not where.encapsulated or decoders.decodable(where.transfer_syntax)
 
 
 def decode(where: Layout, frame: bytes, *, raw: bool = False) -> np.ndarray[Any, Any]:

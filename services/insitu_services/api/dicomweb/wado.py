@@ -6,23 +6,20 @@ Objects are sent as they are stored unless the client asks for explicit VR littl
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
-import pydicom
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
-from pydicom.pixels import get_decoder
-from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from insitu.archive.blobs import BlobStore
-from insitu.archive.header import syntax_of
+from insitu.archive.examine import file_meta
 from insitu.audit import trail
 from insitu.database import Row
 from insitu.projects.permissions import Action, Principal
 
+from ... import outgoing
 from ..access import requires
 from ..context import Context, Ctx
 from ..problems import problem
@@ -34,7 +31,6 @@ from .negotiation import (
     EXPLICIT_LITTLE,
     FRAME_MEDIA_TYPES,
     IMPLICIT_LITTLE,
-    NATIVE,
     BadRequest,
     Offer,
     choose,
@@ -132,40 +128,20 @@ def _segments(blobs: BlobStore, rows: list[Row], heads: list[bytes], end: bytes)
 def _syntax(stored: str, accept: str | None, *, multiple: bool) -> str:
     """The transfer syntax in which an instance is sent: the stored one where the client takes it."""
     offers = [Offer("application/dicom", multiple, stored)]
-    if stored != EXPLICIT_LITTLE and _transcodable(stored):
+    if stored != EXPLICIT_LITTLE and outgoing.can_be_sent_in(stored, EXPLICIT_LITTLE):
         offers.append(Offer("application/dicom", multiple, EXPLICIT_LITTLE))
     return choose(accept, offers).transfer_syntax or stored
 
 
-def _transcodable(transfer_syntax: str) -> bool:
-    if transfer_syntax in NATIVE:
-        return True
-    try:
-        return bool(get_decoder(UID(transfer_syntax)).is_available)
-    except NotImplementedError:
-        return False
-
-
 def _object(blobs: BlobStore, row: Row, transfer_syntax: str) -> Iterator[bytes]:
-    with blobs.open(row["blob_key"]) as stream:
-        if transfer_syntax == row["transfer_syntax_uid"]:
+    if transfer_syntax == row["transfer_syntax_uid"]:
+        with blobs.open(row["blob_key"]) as stream:
             while chunk := stream.read(CHUNK):
                 yield chunk
-            return
-        dataset = pydicom.dcmread(stream)  # transcoding needs the whole object
-        if row["transfer_syntax_uid"] in NATIVE:
-            for item in list(
-                dataset.iterall()
-            ):  # values are read in the old encoding before they are written in the new
-                if not syntax_of(row["transfer_syntax_uid"]).little and isinstance(item.value, bytes):
-                    bits = int(dataset.get("BitsAllocated", 16)) if item.tag == frames.PIXEL_DATA else 0
-                    item.value = bulkdata.little_endian(item.value, item.VR, bits)
-            dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        else:
-            dataset.decompress(generate_instance_uid=False)
-        buffer = io.BytesIO()
-        pydicom.dcmwrite(buffer, dataset, implicit_vr=False, little_endian=True, force_encoding=True)
-    yield buffer.getvalue()
+        return
+    with outgoing.opened(blobs, row, transfer_syntax) as data_set:
+        yield file_meta(transfer_syntax, row["sop_class_uid"], row["sop_instance_uid"], None)
+        yield from outgoing.chunks(data_set)
 
 
 @router.get("/studies/{study}")

@@ -1,7 +1,7 @@
 """One object on its way out: its data set as it is stored, or transcoded to an uncompressed transfer syntax.
 
 As stored it is read from its blob in pieces; a transcoded one is written to a file without a name first, frame by frame, so that
-neither is ever held whole. Not here: which syntax is right (retrieve), decoders (insitu_services.api.dicomweb.frames).
+neither is ever held whole. Not here: which syntax is right (WADO-RS, C-GET and C-MOVE, transfers to nodes), frames (insitu_services.api.dicomweb.frames).
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from insitu.archive.blobs import BlobStore
 from insitu.archive.header import syntax_of
 from insitu.archive.tolerant import FAILURES
 from insitu.database import Row
+from insitu.dicom.decoders import decodable
 from insitu.errors import InsituError, Invalid
 
-from .sop_classes import PLAIN_SYNTAXES
+from .receiver.sop_classes import PLAIN_SYNTAXES
 
 CHUNK = 131_072
 _PIXELS = {0x7FE00008: b"OF", 0x7FE00009: b"OD", 0x7FE00010: b"OW"}
@@ -32,15 +33,9 @@ def can_be_sent_in(stored: str, wanted: str) -> bool:
         return True
     if wanted not in PLAIN_SYNTAXES:
         return False
-    if not syntax_of(stored).encapsulated:
-        return True
-    from pydicom.pixels import get_decoder  # not before the first compressed object: it loads all decoders
-    from pydicom.uid import UID
-
-    try:
-        return bool(get_decoder(UID(stored)).is_available)
-    except NotImplementedError:
-        return False
+    return syntax_of(stored).encapsulated is False or decodable(
+        stored
+    )  # of an unknown one nobody knows what the pixels are
 
 
 @contextmanager
