@@ -1,7 +1,9 @@
 """One object on its way out: its data set as it is stored, or transcoded to an uncompressed transfer syntax.
 
 As stored it is read from its blob in pieces; a transcoded one is written to a file without a name first, frame by frame, so that
-neither is ever held whole. Not here: which syntax is right (WADO-RS, C-GET and C-MOVE, transfers to nodes), frames (insitu_services.api.dicomweb.frames).
+neither is ever held whole.
+Not here: which syntax is right (WADO-RS, C-GET and C-MOVE, transfers to nodes), single frames
+(insitu_services.api.dicomweb.frames).
 """
 
 from __future__ import annotations
