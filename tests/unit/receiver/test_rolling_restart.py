@@ -43,8 +43,8 @@ def test_a_restart_loses_no_association_neither_open_nor_coming(receiver: Receiv
                 assert all(call.result().returncode == 0 for call in calls), receiver.log.read_text()
                 assert long.send_c_echo().Status == 0
             assert before != {worker.pid for worker in receiver.workers()}
-    earlier = {worker.pid for worker in receiver.workers()}
-    assert len(earlier) == 3  # two new ones, and the one that still serves the long association
+    receiver.until("the workers that serve nobody any more have ended", lambda: len(receiver.workers()) == 3)
+    assert long.send_c_echo().Status == 0  # by the third, which stays for it beside two new ones
     long.release()
     receiver.until("the earlier worker has ended", lambda: len(receiver.workers()) == 2)
     assert receiver.stop() == 0
