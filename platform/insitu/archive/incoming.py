@@ -65,6 +65,7 @@ class Incoming:
         self._durable_at: str | None = None
         self._stored: Stored | None = None
         self._patient: bytes | None = None
+        self._perhaps_indexed = False  # a statement was sent that may have been carried out
         self._ended = False
         if transfer_syntax_uid is not None:
             meta = file_meta(
@@ -148,7 +149,7 @@ class Incoming:
                     return self._index()
                 except (psycopg.errors.DeadlockDetected, Vanished) as error:
                     if attempt == TRIES - 1:
-                        self.withdraw()
+                        self._give_up()
                         raise Unavailable("The archive is busy with this object", remedy="Send it again") from error
             raise AssertionError  # the loop returns or raises
         except Contradiction as error:
@@ -194,7 +195,8 @@ class Incoming:
     def _index_in_one(self) -> Stored | None:
         """The usual case in one statement, which is a transaction by itself: a new object of a series and patient seen here.
 
-        None where the case is another, or where PostgreSQL did not say whether it did it: then `insert` sees what there is.
+        None where the case is another, or where PostgreSQL did not say whether it did it: then `insert` sees what there is,
+        and as long as nobody could look the blob must stay.
         """
         archive = self._archive
         cached = archive.series_seen.get(self.identity.series_instance_uid)
@@ -204,9 +206,18 @@ class Incoming:
             return None
         try:
             with archive.database.statement() as connection:
-                if not rows.insert_instance(connection, self._row(), cached[0], self._receipt.id):
-                    return None
+                self._perhaps_indexed = True
+                inserted = rows.insert_instance(connection, self._row(), cached[0], self._receipt.id)
+        except psycopg.IntegrityError:
+            self._perhaps_indexed = False  # refused for certain: the series is gone, say
+            return None
         except psycopg.Error:
+            return None
+        except Unavailable:
+            self.withdraw()  # no connection was to be had, so nothing was sent
+            raise
+        self._perhaps_indexed = False
+        if not inserted:
             return None
         self._seen = cached
         self._stored = self._outcome(Outcome.STORED)
@@ -293,6 +304,11 @@ class Incoming:
             self._archive.blobs.delete(self._durable_at)
             self._durable_at = None
 
+    def _give_up(self) -> None:
+        """Remove the blob of an object that is not in the index, if that is certain; else scrub sees to it."""
+        if not self._perhaps_indexed:
+            self.withdraw()
+
     def quarantine(self, reason: str | None = None) -> Stored:
         """Keep an object that cannot be archived, with the reason, for a person."""
         reason = reason or self._unfit
@@ -342,8 +358,9 @@ class Incoming:
         except BaseException:
             # Whether a commit that was under way went through is not known: then the blob stays, and scrub sees to it.
             if not committing:
-                self.withdraw()
+                self._give_up()
             raise
+        self._perhaps_indexed = False
         self.settle()
         if stored.outcome is Outcome.STORED:
             self._archive.wake()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pydicom.data
 import pytest
 from pydicom.dataset import Dataset
@@ -17,10 +20,11 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from insitu.archive import rows as row_writer
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.examine import parse_meta
 from insitu.archive.store import Archive, Outcome, Receipt, Stored
-from insitu.database import Database
+from insitu.database import Connection, Database
 from insitu.errors import Conflict, Invalid, Unavailable
 
 SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
@@ -310,3 +314,66 @@ def test_results_enter_all_or_none(
     again = archive.store_results(results, files, "abc-1", "heads")
     assert [item.outcome for item in again] == [Outcome.DUPLICATE, Outcome.DUPLICATE]
     assert (rows(database, "SELECT * FROM instance"), keys(blobs, "objects")) == before
+
+
+def test_a_row_that_was_written_without_a_word_keeps_its_blob(
+    archive: Archive,
+    blobs: FileBlobStore,
+    receipt: Receipt,
+    make: Make,
+    encode: Encode,
+    store: Store,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PostgreSQL dies after it has carried out the statement and before it says so, and is not back yet."""
+    made = make()
+    store(receipt, encode(made))  # from here on the series is known, and one statement is enough
+    second = encode(make(StudyInstanceUID=made.StudyInstanceUID, SeriesInstanceUID=made.SeriesInstanceUID))
+    written = row_writer.insert_instance
+
+    def cut_off(connection: Connection, *values: Any, **named: Any) -> bool:
+        assert written(connection, *values, **named)
+        assert connection.autocommit
+        monkeypatch.setattr(archive.database, "transaction", away)
+        connection.close()
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    @contextlib.contextmanager
+    def away() -> Iterator[Connection]:
+        raise Unavailable("The database does not answer")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(row_writer, "insert_instance", cut_off)
+        with pytest.raises(Unavailable):
+            store(receipt, second)
+    monkeypatch.undo()
+    assert len(rows(database, "SELECT 1 FROM instance")) == 2
+    assert all(blobs.exists(str(row["blob_key"])) for row in rows(database, "SELECT blob_key FROM instance"))
+    assert store(receipt, second).outcome is Outcome.DUPLICATE
+    assert all(blobs.exists(str(row["blob_key"])) for row in rows(database, "SELECT blob_key FROM instance"))
+
+
+def test_an_object_that_no_statement_was_sent_for_leaves_no_blob(
+    archive: Archive,
+    blobs: FileBlobStore,
+    receipt: Receipt,
+    make: Make,
+    encode: Encode,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = make()
+    store(receipt, encode(made))
+    before = [blob.key for blob in blobs.list("objects/")]
+
+    @contextlib.contextmanager
+    def away() -> Iterator[Connection]:
+        raise Unavailable("The database does not answer")
+        yield
+
+    monkeypatch.setattr(archive.database, "transaction", away)
+    with pytest.raises(Unavailable):
+        store(receipt, encode(make(StudyInstanceUID=made.StudyInstanceUID, SeriesInstanceUID=made.SeriesInstanceUID)))
+    assert [blob.key for blob in blobs.list("objects/")] == before
