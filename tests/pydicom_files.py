@@ -1,4 +1,4 @@
-"""pydicom's own test files: those inside the installed package, what each is refused for, and what its metadata must be.
+"""pydicom's test files: those it brings along and those of the package pydicom-data, what each is refused for, its metadata.
 
 Not here: storing and fetching them (the tests of the receiver and of DICOMweb).
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import data_store  # of pydicom-data
 import pydicom
 import pydicom.data
 
@@ -19,7 +20,7 @@ from insitu.archive.examine import parse_meta
 from insitu.archive.levels import storable
 from insitu.archive.metadata import BULK_LIMIT
 
-FOLDER = Path(pydicom.data.__file__).parent / "test_files"
+FOLDERS = (Path(pydicom.data.__file__).parent / "test_files", Path(data_store.__file__).parent / "data")
 NO_OBJECT = {".txt", ".json", ".dump", ".gz", ".icc"}  # and the file README of a file set
 PIXELS = ("7FE00008", "7FE00009", "7FE00010")
 PIXEL_DATA = PIXELS[-1]
@@ -46,12 +47,15 @@ REFUSED = {
     "meta_missing_tsyntax.dcm": "names no transfer syntax",
     "SC_rgb_jpeg.dcm": "it is in implicit VR",  # says JPEG, which is explicit
     "MR_truncated.dcm": "truncated",
+    "bad_sequence.dcm": "SOP Instance UID is malformed",
+    "emri_small_jpeg_2k_lossless_too_short.dcm": "truncated",
     "rtplan_truncated.dcm": "truncated",
 }
 # Data sets without preamble and file meta information are no DICOM files; by C-STORE, in the syntax named here, they come whole.
 BARE = {
     "ExplVR_BigEndNoMeta.dcm": "1.2.840.10008.1.2.2",
     "ExplVR_LitEndNoMeta.dcm": "1.2.840.10008.1.2.1",
+    "OT-PAL-8-face.dcm": "1.2.840.10008.1.2",
     "no_meta.dcm": "1.2.840.10008.1.2",
     "rtstruct.dcm": "1.2.840.10008.1.2",
 }
@@ -103,8 +107,11 @@ class File:
         """The transfer syntax; empty where the file names none."""
         if self.bare:
             return BARE[self.path.name]
-        read = pydicom.dcmread(self.path, stop_before_pixels=True, force=True)
-        return str(read.file_meta.get("TransferSyntaxUID", ""))
+        return str(self.header().file_meta.get("TransferSyntaxUID", ""))
+
+    def header(self) -> pydicom.Dataset:
+        """What stands before the pixel data, also of a file that is cut off there."""
+        return pydicom.dcmread(self.path, stop_before_pixels=True, force=True)
 
     def read(self) -> pydicom.Dataset:
         """As pydicom reads it."""
@@ -112,14 +119,14 @@ class File:
 
     def has_storage_class(self) -> bool:
         """Whether it names a SOP class that C-STORE can be negotiated for, and an instance."""
-        read = pydicom.dcmread(self.path, stop_before_pixels=True, force=True)
+        read = self.header()
         return str(read.get("SOPClassUID", "")) in storage_classes() and bool(read.get("SOPInstanceUID"))
 
 
 def files() -> list[File]:
     """Every file that is meant to be DICOM, once for each content."""
     found: dict[bytes, File] = {}
-    for path in sorted(FOLDER.rglob("*")):
+    for path in (path for folder in FOLDERS for path in sorted(folder.rglob("*"))):
         if path.is_file() and path.suffix not in NO_OBJECT and path.name not in ("README", "__init__.py"):
             found.setdefault(path.read_bytes(), File(path))
     return list(found.values())
