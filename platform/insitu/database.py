@@ -1,33 +1,29 @@
-"""The PostgreSQL database: a pool of connections, transactions, and bringing the schema up to date."""
+"""The PostgreSQL database: transactions on a pool of connections, and bringing the schema up to date.
+
+Not here: the connections themselves (pool), and when one is given up (patience).
+"""
 
 from __future__ import annotations
 
-import select
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
-from psycopg_pool import ConnectionPool, PoolTimeout
 
 from insitu.errors import Unavailable
 from insitu.patience import Patience
+from insitu.pool import NoConnection, Pool
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
 
 PATIENCE = 30.0  # seconds
-CONNECT_SECONDS = 5
-
-
-def _check(connection: Connection) -> None:
-    """See that an idle connection is alive, without a round trip where the server said nothing: its end would be readable."""
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):
-        ConnectionPool.check_connection(connection)
+WAIT_SECONDS = 10.0  # for a connection
 
 
 class Database:
@@ -38,9 +34,9 @@ class Database:
     dsn : str
         libpq connection string.
     minimum, maximum : int
-        Connections kept open and at most opened.
+        Connections kept open once they are, and at most opened.
     patience : float
-        Seconds after which a transaction is cut off where the server has fallen silent.
+        Seconds after which a connection that waits for a silent server is cut off.
     statement_seconds : float, optional
         Longest time of one statement, by the server's own clock.
     """
@@ -55,21 +51,16 @@ class Database:
         statement_seconds: float | None = None,
     ) -> None:
         self.dsn = dsn
-        self._patience = Patience(dsn, patience)
-        options: dict[str, Any] = {"row_factory": dict_row, "connect_timeout": CONNECT_SECONDS}
+        self._patience = Patience(dsn, patience, statement_seconds)
+        options: dict[str, Any] = {}
         if statement_seconds is not None:
             options["options"] = f"-c statement_timeout={round(statement_seconds * 1000)}"
-        self._pool: ConnectionPool[Connection] = ConnectionPool(
-            dsn,
-            min_size=minimum,
-            max_size=maximum,
-            timeout=10,
-            # By itself the pool would try less and less often; so a new try is made for whoever asks.
-            reconnect_timeout=10,
-            kwargs=options,
-            check=_check,
-            open=True,
-        )
+        self._pool = Pool(dsn, minimum, maximum, self._patience, options)
+
+    @property
+    def silent_at(self) -> float | None:
+        """When a single process of a PostgreSQL that lives was found silent last, in seconds since the epoch."""
+        return self._patience.alone
 
     @contextmanager
     def statement(self) -> Iterator[Connection]:
@@ -98,25 +89,35 @@ class Database:
             No connection could be had within ten seconds.
         """
         try:
-            context = self._pool.connection()
-            connection = context.__enter__()
-        except (PoolTimeout, psycopg.OperationalError) as error:
+            connection = self._pool.take(WAIT_SECONDS)
+        except NoConnection as error:
             raise Unavailable(
                 "The database does not answer", why=str(error), remedy="Look at `insitu status`; try again"
             ) from error
-        with self._patience.over(connection):
+        try:
             try:
                 yield connection
-            except BaseException as error:
-                if not context.__exit__(type(error), error, error.__traceback__):
-                    raise
-            else:
-                context.__exit__(None, None, None)
+            except BaseException:
+                _roll_back(connection)
+                raise
+            connection.commit()
+        finally:
+            self._pool.give_back(connection)
 
     def close(self) -> None:
         """Close every connection."""
         self._patience.close()
         self._pool.close()
+
+
+def _roll_back(connection: Connection) -> None:
+    """Roll back where that is still possible; the error that asked for it is the one to tell."""
+    try:
+        if not connection.closed:
+            connection.rollback()
+    except psycopg.Error as error:
+        logger.warning("a transaction could not be rolled back: %s", str(error).strip())
+        connection.close()
 
 
 def migrate(dsn: str) -> None:

@@ -72,8 +72,9 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     listener = listen(settings.http)
     database = Database(
-        settings.database_dsn("api"), minimum=2, maximum=CONNECTIONS, patience=settings.database_patience
-    )
+        settings.database_dsn("api"), minimum=2, maximum=CONNECTIONS,
+        patience=settings.database_patience, statement_seconds=settings.database_patience,
+    )  # fmt: skip
     archive = Archive(database, FileBlobStore(settings.blobs), settings)
     # uvicorn raises the signal again after its own orderly end; without a handler it would cut off what follows
     for number in (signal.SIGTERM, signal.SIGINT):

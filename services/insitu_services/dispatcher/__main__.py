@@ -23,20 +23,24 @@ from .loop import Dispatcher
 
 logger = logging.getLogger("insitu.dispatcher")
 
+STATEMENT_SECONDS = 60.0  # longer than any statement of a turn takes, also among millions of rows
+CARE_SECONDS = 3600.0  # counting and scrubbing may take that
+
 
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
     log_to_stderr("dispatcher")
     settings = load()
-    database = Database(settings.database_dsn("dispatcher"), minimum=1, maximum=4)
+    database = Database(settings.database_dsn("dispatcher"), minimum=1, maximum=4, statement_seconds=STATEMENT_SECONDS)
     password = (settings.secrets / "airflow-password").read_text().strip()
     engine = Engine(f"http://{settings.airflow_http}", "insitu", password)
     blobs = FileBlobStore(settings.blobs)
     dispatcher = Dispatcher(settings, database, blobs, engine, ProcessLauncher(settings.jobs))
     stopping = threading.Event()
     exchange_database = Database(
-        settings.database_dsn("dispatcher"), minimum=0, maximum=2 * settings.transfers_at_once + 1
-    )
+        settings.database_dsn("dispatcher"), minimum=0, maximum=2 * settings.transfers_at_once + 1,
+        statement_seconds=STATEMENT_SECONDS,
+    )  # fmt: skip
     exchange_archive = Archive(exchange_database, blobs, settings)
     carrier = transfers.Carrier(settings, exchange_database, blobs, stopping)
     fetcher = retrievals.Fetcher(settings, exchange_database, exchange_archive, stopping)
@@ -49,7 +53,7 @@ def main() -> None:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stop())
-    care_database = Database(settings.database_dsn("dispatcher"), minimum=0, maximum=2)
+    care_database = Database(settings.database_dsn("dispatcher"), minimum=0, maximum=2, statement_seconds=CARE_SECONDS)
     archive = Archive(care_database, blobs, settings)
     care = Care(archive)
     exchange.start()

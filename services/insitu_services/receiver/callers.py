@@ -43,9 +43,9 @@ class Caller:
 
 
 @functools.lru_cache(maxsize=2)
-def query_database(dsn: str) -> Database:
+def query_database(dsn: str, seconds: float) -> Database:
     """The connections for queries and retrievals, one pool per process; opened when the first is needed."""
-    return Database(dsn, minimum=0, maximum=QUERY_CONNECTIONS)
+    return Database(dsn, minimum=0, maximum=QUERY_CONNECTIONS, patience=seconds, statement_seconds=seconds)
 
 
 def identify(settings: Settings, ae_title: str, address: str, certificate: bytes | None) -> Caller | None:
@@ -61,7 +61,7 @@ def identify(settings: Settings, ae_title: str, address: str, certificate: bytes
     certificate : bytes, optional
         The peer's TLS certificate, DER.
     """
-    database = query_database(settings.database_dsn("receiver"))
+    database = query_database(settings.database_dsn("receiver"), settings.database_patience)
     try:
         with database.transaction() as connection:
             node = registry.by_ae_title(connection, ae_title)
