@@ -107,6 +107,12 @@ class Settings(BaseModel):
     )
     accept_unknown_sop_classes: bool = Field(False, description="Accept storage SOP classes pydicom does not know.")
     receiver_processes: int = Field(2, ge=1, le=64, description="Receiver processes that share the DICOM port.")
+    associations_at_once: int = Field(
+        250,
+        ge=1,
+        le=10_000,
+        description="Associations that may be open at the same time, over all receiver processes; more are told to wait.",
+    )
     maximum_pdu: int = Field(1_048_576, ge=4096, description="Largest PDU the receiver asks for, in bytes.")
     association_timeout: float = Field(
         30.0, gt=0, description="Seconds within which a peer must have sent its whole association request."

@@ -21,6 +21,7 @@ from insitu.errors import Unavailable
 from insitu.settings import Settings
 from insitu_services.dicom_tls import server_context
 
+from .limit import WORKERS, Counts, Limit
 from .negotiation import networks
 from .worker import REPLACED, Worker
 
@@ -96,8 +97,9 @@ class Parent:
         # The workers hold the reading end only: it ends when this process does, however that comes.
         alive: tuple[int, int] = before.get("alive") or os.pipe()
         self._alive_reader, self._alive_writer = alive
-        for descriptor in (self._alive_reader, self._alive_writer, *(s.fileno() for s in self._listeners.values())):
-            os.set_inheritable(descriptor, False)
+        self._counts = Counts(before.get("counts"))
+        self._places = {int(pid): place for pid, place in before.get("places", {}).items()}
+        self._inheritable(False)
         self._workers: dict[int, float] = {}
         self._outdated: set[int] = set(before.get("workers", ()))
         self._leaving: set[int] = set(before.get("leaving", ()))
@@ -135,11 +137,17 @@ class Parent:
 
     def _fork(self) -> bool:
         """Start a worker; whether it has begun to accept."""
+        place = next((place for place in range(WORKERS) if place not in self._places.values()), None)
+        if place is None:
+            logger.error("no worker is started while so many earlier ones end with their last associations")
+            return False
+        self._counts.wipe(place)
         begun_reader, begun_writer = os.pipe()
         pid = os.fork()
         if pid:
             os.close(begun_writer)
             self._workers[pid] = time.monotonic()
+            self._places[pid] = place
             ready, _, _ = select.select([begun_reader], [], [], BEGIN_SECONDS)
             begun = bool(ready) and os.read(begun_reader, 1) != b""
             os.close(begun_reader)
@@ -155,7 +163,8 @@ class Parent:
                 os.write(begun_writer, b"x")
                 os.close(begun_writer)
 
-            Worker(self._listeners, self._alive_reader, self._settings).run(accepting)
+            limit = Limit(self._counts, place, self._settings.associations_at_once)
+            Worker(self._listeners, self._alive_reader, self._settings, limit).run(accepting)
             status = 0
         except Exception:  # a worker must never run on into the parent's code
             logger.exception("a worker failed")
@@ -172,18 +181,25 @@ class Parent:
             last = trial.stderr.strip().splitlines()[-1:] or ["it said nothing"]
             logger.error("the receiver is not replaced, because the new one would not start: %s", last[0])
             return
-        for descriptor in (self._alive_reader, self._alive_writer, *(s.fileno() for s in self._listeners.values())):
-            os.set_inheritable(descriptor, True)
+        self._inheritable(True)
         logger.info("replacing the workers")
         inheritance = json.dumps(
             {
                 "ports": {name: [self._addresses[name], port.fileno()] for name, port in self._listeners.items()},
                 "alive": [self._alive_reader, self._alive_writer],
+                "counts": self._counts.descriptor,
+                "places": self._places,
                 "workers": [*self._workers, *self._outdated],
                 "leaving": list(self._leaving),
             }
         )
         os.execv(sys.executable, [sys.executable, "-m", "insitu_services.receiver", INHERIT, inheritance])  # noqa: S606
+
+    def _inheritable(self, value: bool) -> None:
+        """Whether an exec keeps what the workers of before and after share."""
+        ports = [port.fileno() for port in self._listeners.values()]
+        for descriptor in (self._alive_reader, self._alive_writer, self._counts.descriptor, *ports):
+            os.set_inheritable(descriptor, value)
 
     def _send_away(self, pid: int) -> None:
         """Let a worker of before take nothing new and end with its last association."""
@@ -204,6 +220,9 @@ class Parent:
                 break
             if pid == 0:
                 break
+            place = self._places.pop(pid, None)
+            if place is not None:
+                self._counts.wipe(place)
             if pid in self._leaving or pid in self._outdated:
                 self._leaving.discard(pid)
                 self._outdated.discard(pid)

@@ -21,11 +21,12 @@ from insitu.settings import Settings
 
 from . import commitment
 from .association import Association
+from .limit import Limit
 from .secure import Handshake, Identity
 
 logger = logging.getLogger("insitu.receiver")
 
-MOST_ASSOCIATIONS = 250  # of one process; more are told to try again later
+MOST_REFUSALS = 250  # of one process that are under way; beyond them a connection is closed without a word
 REPLACED = signal.SIGUSR1  # another worker takes what comes
 STOP, LEAVE = b"s", b"l"
 RENEW_EVERY = 8.0  # seconds; a lease lasts 30
@@ -43,9 +44,11 @@ class Worker:
     parent : int
         Descriptor that becomes readable when the parent process is gone.
     settings : Settings
+    limit : Limit
+        Of associations, over all workers.
     """
 
-    def __init__(self, listeners: Mapping[str, socket.socket], parent: int, settings: Settings) -> None:
+    def __init__(self, listeners: Mapping[str, socket.socket], parent: int, settings: Settings, limit: Limit) -> None:
         self._listeners = listeners
         self._identity = Identity(settings) if "dicom_tls" in listeners else None
         self._parent = parent
@@ -55,6 +58,8 @@ class Worker:
             patience=settings.database_patience, statement_seconds=settings.database_patience,
         )  # fmt: skip
         self._archive = Archive(self._database, FileBlobStore(settings.blobs), settings)
+        self._limit = limit
+        self._refusals = threading.Semaphore(MOST_REFUSALS)
         self._open: dict[Association | Handshake, threading.Thread] = {}
         self._lock = threading.Lock()
         self._wake_reader, self._wake_writer = os.pipe()
@@ -109,11 +114,13 @@ class Worker:
         self._serve(connection, address[0], secure=secure)
 
     def _serve(self, connection: socket.socket, peer: str, *, secure: bool) -> None:
-        with self._lock:
-            full = len(self._open) >= MOST_ASSOCIATIONS
-        if secure and full:
-            connection.close()  # to refuse it in DICOM's words would take the handshake that there is no room for
-            return
+        leave = self._limit.give_back
+        full = not self._limit.take()
+        if full:
+            leave = self._refusals.release
+            if not self._refusals.acquire(blocking=False):
+                connection.close()
+                return
         first: Association | Handshake
         if secure and self._identity is not None:
             first = Handshake(connection, peer, self._identity)
@@ -129,7 +136,7 @@ class Worker:
                         return
                     handshake, served = (
                         served,
-                        Association(plug, peer, self._settings, self._archive, certificate=plug.certificate),
+                        Association(plug, peer, self._settings, self._archive, full=full, certificate=plug.certificate),
                     )
                     with self._lock:
                         self._open[served] = self._open.pop(handshake)
@@ -137,6 +144,7 @@ class Worker:
             finally:
                 with self._lock:
                     self._open.pop(served, None)
+                leave()
 
         thread = threading.Thread(target=work, name=f"association {peer}", daemon=True)
         with self._lock:
@@ -147,6 +155,7 @@ class Worker:
             logger.error("a connection could not be served: %s", error)
             with self._lock:
                 self._open.pop(first, None)
+            leave()
             connection.close()
 
     def _renew(self) -> None:
