@@ -96,8 +96,8 @@ def start(database_dsn: str, database: Database, tmp_path: Path) -> Iterator[Cal
     """Starts a receiver with settings; it is ended after the test."""
     started = []
 
-    def starter(**settings: str) -> Receiver:
-        home = tmp_path / f"home-{len(started)}"
+    def starter(*, folder: Path = tmp_path, **settings: str) -> Receiver:
+        home = folder / f"home-{len(started)}"
         home.mkdir()
         receiver = Receiver(database_dsn, home, database, **settings)
         started.append(receiver)
