@@ -1,28 +1,31 @@
 """The queue of retrievals: studies and series that are to be fetched from other nodes, and how far each has come.
 
-Not here: the network (insitu_services.peers), the threads (insitu_services.dispatcher), the off-peak window (window).
+Not here: the network (insitu_services.peers), the threads (insitu_services.dispatcher), the off-peak window (window),
+what transfers have too (queue).
 """
 
 from __future__ import annotations
 
-import contextlib
-import uuid
 from collections.abc import Collection
 from typing import Literal
 
-from insitu.database import Connection, Row
-from insitu.errors import Conflict, Invalid, NotFound
+from insitu.database import Connection
+from insitu.errors import Conflict, Invalid
 
 from . import leases, registry
 from .leases import Claim
+from .queue import Failure, Patience, Queue, given_up
 
 Way = Literal["get", "move", "wado"]
 
-_RETRIEVAL = (
-    "SELECT id::text AS id, node, way, study_instance_uid, series_instance_uid, project, off_peak, requested_by, requested_at,"
-    " state, attempts, next_attempt, expected, present, reason, finished_at,"
-    " coalesce(leased_until > now(), false) AND state = 'queued' AS active FROM retrieval"
+QUEUE = Queue(
+    "retrieval",
+    "SELECT t.id::text AS id, t.node, t.way, t.study_instance_uid, t.series_instance_uid, t.project, t.off_peak,"
+    " t.requested_by, t.requested_at, t.state, t.attempts, t.next_attempt, t.expected, t.present, t.reason, t.finished_at,"
+    " coalesce(t.leased_until > now(), false) AND t.state = 'queued' AS active FROM retrieval t",
+    visible="t.project = ANY(%(projects)s)",
 )
+get, listed, cancel = QUEUE.get, QUEUE.listed, QUEUE.cancel
 
 
 def create(
@@ -86,59 +89,6 @@ def create(
     return str(made["id"])
 
 
-def get(connection: Connection, identifier: str, projects: frozenset[str] | None) -> Row:
-    """A retrieval.
-
-    Raises
-    ------
-    NotFound
-        There is none into these projects.
-    """
-    row = None
-    with contextlib.suppress(ValueError):  # what is no identifier is not found
-        row = connection.execute(f"{_RETRIEVAL} WHERE id = %s", (str(uuid.UUID(identifier)),)).fetchone()
-    if row is None or (projects is not None and row["project"] not in projects):
-        raise NotFound("There is no such retrieval", value=identifier, remedy="See `insitu retrieve list`")
-    return row
-
-
-def listed(
-    connection: Connection,
-    projects: frozenset[str] | None,
-    *,
-    state: str | None = None,
-    node: str | None = None,
-    limit: int = 100,
-    offset: int = 0,
-) -> list[Row]:
-    """Retrievals into these projects, the newest first."""
-    return connection.execute(
-        f"{_RETRIEVAL} WHERE (%(all)s OR project = ANY(%(projects)s))"
-        " AND (%(state)s::text IS NULL OR state = %(state)s) AND (%(node)s::text IS NULL OR node = %(node)s)"
-        " ORDER BY requested_at DESC, id LIMIT %(limit)s OFFSET %(offset)s",
-        {
-            "all": projects is None, "projects": sorted(projects or ()), "state": state, "node": node,
-            "limit": limit, "offset": offset,
-        },
-    ).fetchall()  # fmt: skip
-
-
-def cancel(connection: Connection, identifier: str, by: str) -> None:
-    """Fetch no further object; what is here stays.
-
-    Raises
-    ------
-    Conflict
-        It has ended already.
-    """
-    changed = connection.execute(
-        "UPDATE retrieval SET state = 'cancelled', finished_at = now(), reason = %s WHERE id = %s AND state = 'queued'",
-        (f"cancelled by {by}", identifier),
-    ).rowcount
-    if not changed:
-        raise Conflict("The retrieval has ended already", value=identifier)
-
-
 def retry(connection: Connection, identifier: str) -> None:
     """Try a failed or cancelled one again, or a waiting one now.
 
@@ -147,14 +97,10 @@ def retry(connection: Connection, identifier: str) -> None:
     Conflict
         It is done.
     """
-    changed = connection.execute(
-        "UPDATE retrieval SET attempts = 0, next_attempt = now(), reason = NULL, finished_at = NULL, state = 'queued',"
-        " lease = CASE WHEN state = 'queued' THEN lease END,"
-        " leased_until = CASE WHEN state = 'queued' THEN leased_until END WHERE id = %s AND state <> 'done'",
-        (identifier,),
-    ).rowcount
-    if not changed:
+    row = connection.execute("SELECT state FROM retrieval WHERE id = %s FOR UPDATE", (identifier,)).fetchone()
+    if row is None or row["state"] == "done":
         raise Conflict("The retrieval is done", value=identifier)
+    QUEUE.again(connection, identifier)
 
 
 def present(connection: Connection, uids: Collection[str]) -> set[str]:
@@ -191,39 +137,22 @@ def note(connection: Connection, work: Claim, identifier: str, *, expected: int 
     return True
 
 
-def settle(
-    connection: Connection,
-    work: Claim,
-    identifier: str,
-    *,
-    failure: str | None,
-    final: bool,
-    attempts: int,
-    first_wait: float,
-) -> None:
-    """Give a claimed retrieval back: done where `failure` is None, failed where it is final, else due again later."""
-    if not leases.held(connection, work, identifier):
-        return
-    row = get(connection, identifier, None)
-    made = row["attempts"] + 1
-    if failure is None:
-        state, reason = "done", None
-    elif final or made >= attempts:
-        state, reason = "failed", failure if final else f"{failure} Given up after {made} attempts."
-    else:
-        state, reason = "queued", failure
-    connection.execute(
-        "UPDATE retrieval SET state = %(state)s, reason = %(reason)s, attempts = %(made)s, lease = NULL, leased_until = NULL,"
-        " finished_at = CASE WHEN %(state)s = 'queued' THEN NULL ELSE now() END,"
-        " next_attempt = now() + make_interval(secs => %(wait)s) WHERE id = %(id)s",
-        {
-            "state": state, "reason": reason, "made": made if failure else row["attempts"],
-            "wait": leases.back_off(made, first_wait), "id": identifier,
-        },
-    )  # fmt: skip
+def settle(connection: Connection, work: Claim, failure: Failure | None, patience: Patience) -> list[str]:
+    """Give a claimed retrieval back: done where `failure` is None, failed where nothing more is tried, else due again later.
 
-
-def let_go(connection: Connection, work: Claim, identifier: str) -> None:
-    """Give a claimed retrieval back as it is, because the process stops."""
-    if leases.held(connection, work, identifier):
-        connection.execute("UPDATE retrieval SET lease = NULL, leased_until = NULL WHERE id = %s", (identifier,))
+    Returns the ids of those that have ended.
+    """
+    ended: list[str] = []
+    for each in work.rows:
+        if not leases.held(connection, work, each["id"]):
+            continue
+        made = int(get(connection, each["id"], None)["attempts"]) + 1
+        if failure is None:
+            QUEUE.end(connection, each["id"], "done", None)
+            ended.append(each["id"])
+        elif reason := given_up(failure, made, patience):
+            QUEUE.end(connection, each["id"], "failed", reason)
+            ended.append(each["id"])
+        else:
+            QUEUE.later(connection, each["id"], failure, made, patience)
+    return ended

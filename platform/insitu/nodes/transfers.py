@@ -1,7 +1,7 @@
 """The outbound queue: which objects go to which node, and what became of each. It lives in PostgreSQL and survives any kill.
 
 An object that a peer acknowledged is noted before the next one goes out, and never sent again. Not here: the network
-(insitu_services.peers) and the threads that carry it out (insitu_services.dispatcher.transfers).
+(insitu_services.peers) the threads that carry it out (insitu_services.dispatcher.transfers), what retrievals have too (queue).
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ from insitu.errors import Conflict, Invalid, NotFound
 
 from . import leases, registry
 from .leases import Claim
+from .queue import Failure, Patience, Queue, given_up
 from .verdicts import Verdict, judge
 
 Way = Literal["dimse", "stow"]
 COUNTED = ("waiting", "sent", "warning", "failed", "cancelled")
 
 _COUNTS = ", ".join(f"count(*) FILTER (WHERE o.state = '{state}')::int AS {state}" for state in COUNTED)
-_TRANSFER = (
+QUEUE = Queue(
+    "transfer",
     "SELECT t.id::text AS id, t.node, t.way, t.study_instance_uid, t.series_instance_uid, t.projects, t.requested_by,"
     " t.rule, t.requested_at, t.state, t.attempts, t.next_attempt, t.reason, t.finished_at,"
-    f" t.leased_until > now() AND t.state = 'queued' AS active, c.* FROM transfer t LEFT JOIN LATERAL"
-    f" (SELECT {_COUNTS} FROM transfer_object o WHERE o.transfer = t.id) AS c ON true"
+    " coalesce(t.leased_until > now(), false) AND t.state = 'queued' AS active, c.* FROM transfer t LEFT JOIN LATERAL"
+    f" (SELECT {_COUNTS} FROM transfer_object o WHERE o.transfer = t.id) AS c ON true",
+    visible="t.projects <@ %(projects)s AND t.projects <> '{}'",  # of one that goes with several, all
 )
+get, listed = QUEUE.get, QUEUE.listed
 
 
 def create(
@@ -116,43 +120,6 @@ def create(
     return str(values["id"])
 
 
-def get(connection: Connection, identifier: str, projects: frozenset[str] | None) -> Row:
-    """A transfer with its counts.
-
-    Raises
-    ------
-    NotFound
-        There is none that these projects may see.
-    """
-    row = None
-    if _is_uuid(identifier):
-        row = connection.execute(f"{_TRANSFER} WHERE t.id = %s", (identifier,)).fetchone()
-    if row is None or not _visible(row, projects):
-        raise NotFound("There is no such transfer", value=identifier, remedy="See `insitu transfer list`")
-    return row
-
-
-def listed(
-    connection: Connection,
-    projects: frozenset[str] | None,
-    *,
-    state: str | None = None,
-    node: str | None = None,
-    limit: int = 100,
-    offset: int = 0,
-) -> list[Row]:
-    """Transfers with their counts, the newest first; only those all of whose projects are among `projects`."""
-    return connection.execute(
-        f"{_TRANSFER} WHERE (%(all)s OR (t.projects <@ %(projects)s AND t.projects <> '{{}}'))"
-        " AND (%(state)s::text IS NULL OR t.state = %(state)s) AND (%(node)s::text IS NULL OR t.node = %(node)s)"
-        " ORDER BY t.requested_at DESC, t.id LIMIT %(limit)s OFFSET %(offset)s",
-        {
-            "all": projects is None, "projects": sorted(projects or ()), "state": state, "node": node,
-            "limit": limit, "offset": offset,
-        },
-    ).fetchall()  # fmt: skip
-
-
 def objects(connection: Connection, identifier: str, *, limit: int = 10_000, offset: int = 0) -> list[Row]:
     """What became of the objects of a transfer, those with a failure first."""
     return connection.execute(
@@ -179,12 +146,7 @@ def retry(connection: Connection, identifier: str) -> int:
     ).rowcount
     if row is None or not waiting:
         raise Conflict("There is nothing to try again", value=identifier, why="every object was sent")
-    connection.execute(
-        "UPDATE transfer SET state = 'queued', attempts = 0, next_attempt = now(), reason = NULL, finished_at = NULL,"
-        " lease = CASE WHEN state = 'queued' THEN lease END,"
-        " leased_until = CASE WHEN state = 'queued' THEN leased_until END WHERE id = %s",
-        (identifier,),
-    )
+    QUEUE.again(connection, identifier)
     return waiting
 
 
@@ -196,12 +158,7 @@ def cancel(connection: Connection, identifier: str, by: str) -> int:
     Conflict
         It has ended already.
     """
-    changed = connection.execute(
-        "UPDATE transfer SET state = 'cancelled', finished_at = now(), reason = %s WHERE id = %s AND state = 'queued'",
-        (f"cancelled by {by}", identifier),
-    ).rowcount
-    if not changed:
-        raise Conflict("The transfer has ended already", value=identifier)
+    QUEUE.cancel(connection, identifier, by)
     return connection.execute(
         "UPDATE transfer_object SET state = 'cancelled' WHERE transfer = %s AND state = 'waiting'", (identifier,)
     ).rowcount
@@ -238,8 +195,7 @@ def record(
     sentence: str | None = None,
     comment: str = "",
     refused: bool = False,
-    attempts: int,
-    first_wait: float,
+    patience: Patience,
 ) -> bool:
     """Note what became of one attempt to send an object. False where the transfer is not in the worker's hand any more.
 
@@ -255,10 +211,8 @@ def record(
         The peer's Error Comment.
     refused : bool
         Without a status: it makes no sense to try again.
-    attempts : int
-        After so many the object is given up.
-    first_wait : float
-        Seconds before the second attempt.
+    patience : Patience
+        After so many attempts the object is given up.
     """
     mine = leases.held(connection, work, item["transfer"])
     judgement = None if status is None else judge(status, comment)
@@ -268,7 +222,7 @@ def record(
     made = item["attempts"] + 1
     state = {Verdict.SENT: "sent", Verdict.WARNING: "warning", Verdict.REFUSED: "failed"}.get(verdict, "waiting")
     words = sentence or (judgement.sentence if judgement else "the peer did not answer")
-    if state == "waiting" and made >= attempts:
+    if state == "waiting" and made >= patience.attempts:
         state, words = "failed", f"{words}; given up after {made} attempts"
     connection.execute(
         "UPDATE transfer_object SET state = %(state)s, status = %(status)s, sentence = %(words)s, attempts = %(made)s,"
@@ -276,7 +230,7 @@ def record(
         " WHERE transfer = %(transfer)s AND sop_instance_uid = %(uid)s AND state IN ('waiting', 'cancelled')",
         {
             "state": state, "status": status, "words": words, "made": made, "transfer": item["transfer"],
-            "wait": leases.back_off(made, first_wait), "uid": item["sop_instance_uid"],
+            "wait": leases.back_off(made, patience.first_wait), "uid": item["sop_instance_uid"],
         },
     )  # fmt: skip
     if mine and verdict in (Verdict.SENT, Verdict.WARNING):
@@ -286,58 +240,43 @@ def record(
     return mine
 
 
-def settle(connection: Connection, work: Claim, *, failure: str | None, attempts: int, first_wait: float) -> None:
+def settle(connection: Connection, work: Claim, failure: Failure | None, patience: Patience) -> list[str]:
     """Give claimed transfers back: ended where no object waits, else due again later.
 
     Parameters
     ----------
-    failure : str, optional
-        Why the node could not be worked with, as a sentence.
-    attempts : int
-        Failures in a row after which a transfer is given up.
-    first_wait : float
-        Seconds before the second attempt.
+    failure : Failure, optional
+        Why the node could not be worked with.
+    patience : Patience
+        After so many failures in a row a transfer is given up.
+
+    Returns
+    -------
+    list of str
+        Those that have ended.
     """
+    ended: list[str] = []
     for each in work.rows:
         if not leases.held(connection, work, each["id"]):
             continue
         row = get(connection, each["id"], None)
         made = row["attempts"] + 1 if failure else 0
-        if row["waiting"] and made >= attempts:
-            reason = f"{failure} Given up after {made} attempts."
+        if not row["waiting"]:
+            reason = f"{row['failed']} objects were not taken" if row["failed"] else None
+            QUEUE.end(connection, each["id"], "failed" if reason else "done", reason)
+            ended.append(each["id"])
+        elif failure and (reason := given_up(failure, made, patience)):
             connection.execute(
                 "UPDATE transfer_object SET state = 'failed', at = now(), sentence = %s"
                 " WHERE transfer = %s AND state = 'waiting'",
                 (reason, each["id"]),
             )
-            _end(connection, each["id"], "failed", reason)
-        elif row["waiting"]:
-            connection.execute(
-                "UPDATE transfer SET lease = NULL, leased_until = NULL, attempts = %(made)s, reason = %(reason)s,"
-                " next_attempt = greatest(now() + make_interval(secs => %(wait)s), (SELECT min(o.next_attempt)"
-                "  FROM transfer_object o WHERE o.transfer = %(id)s AND o.state = 'waiting')) WHERE id = %(id)s",
-                {"made": made, "reason": failure, "wait": leases.back_off(made, first_wait), "id": each["id"]},
-            )
-        elif row["failed"]:
-            _end(connection, each["id"], "failed", f"{row['failed']} objects were not taken")
+            QUEUE.end(connection, each["id"], "failed", reason)
+            ended.append(each["id"])
         else:
-            _end(connection, each["id"], "done", None)
-
-
-def _end(connection: Connection, identifier: str, state: str, reason: str | None) -> None:
-    connection.execute(
-        "UPDATE transfer SET state = %s, reason = %s, finished_at = now(), lease = NULL, leased_until = NULL WHERE id = %s",
-        (state, reason, identifier),
-    )
-
-
-def _visible(row: Row, projects: frozenset[str] | None) -> bool:
-    return projects is None or (bool(row["projects"]) and set(row["projects"]) <= projects)
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
+            soonest = connection.execute(
+                "SELECT min(next_attempt) AS at FROM transfer_object WHERE transfer = %s AND state = 'waiting'",
+                (each["id"],),
+            ).fetchone()
+            QUEUE.later(connection, each["id"], failure, made, patience, not_before=soonest["at"] if soonest else None)
+    return ended

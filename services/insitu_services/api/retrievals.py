@@ -21,6 +21,7 @@ from insitu_services.peers.finding import Query
 
 from .access import requires
 from .context import Ctx
+from .queues import Limit, NodeName, Offset, State, shown
 
 router = APIRouter(prefix="/api/v1", tags=["retrievals"])
 Retriever = Annotated[Principal, Depends(requires(Action.IMAGE_RETRIEVE))]
@@ -38,13 +39,6 @@ class Request(BaseModel):
     project: str | None = Field(None, description="By default the site's default project.")
     off_peak: bool = Field(False, description="Wait for the site's retrieval window.")
     way: Literal["get", "move", "wado"] | None = None
-
-
-def _shown(row: Row) -> dict[str, Any]:
-    times = {
-        name: row[name].isoformat() if row[name] else None for name in ("requested_at", "next_attempt", "finished_at")
-    }
-    return {**row, **times}
 
 
 def _visible(connection: Connection, principal: Principal, retrieval: str) -> Row:
@@ -95,30 +89,30 @@ def create(request: Request, principal: Retriever, context: Ctx) -> dict[str, An
         )  # fmt: skip
         row = _visible(connection, principal, made)
     context.archive.wake()
-    return _shown(row)
+    return shown(row)
 
 
 @router.get("/retrievals")
 def listed(
     principal: Retriever,
     context: Ctx,
-    state: Annotated[Literal["queued", "done", "failed", "cancelled"] | None, Parameter()] = None,
-    node: Annotated[str | None, Parameter(description="Name of a node.")] = None,
-    limit: Annotated[int, Parameter(ge=1, le=1000)] = 100,
-    offset: Annotated[int, Parameter(ge=0)] = 0,
+    state: State = None,
+    node: NodeName = None,
+    limit: Limit = 100,
+    offset: Offset = 0,
 ) -> dict[str, Any]:
     """Retrievals into the caller's projects, the newest first."""
     projects = visible_projects(principal, Action.IMAGE_RETRIEVE)
     with context.database.transaction() as connection:
         rows = retrievals.listed(connection, projects, state=state, node=node, limit=limit, offset=offset)
-    return {"retrievals": [_shown(row) for row in rows], "window": context.settings.retrieval_window}
+    return {"retrievals": [shown(row) for row in rows], "window": context.settings.retrieval_window}
 
 
 @router.get("/retrievals/{retrieval}")
 def show(retrieval: str, principal: Retriever, context: Ctx) -> dict[str, Any]:
     """One retrieval: how many of the objects that the node has are here."""
     with context.database.transaction() as connection:
-        return _shown(_visible(connection, principal, retrieval))
+        return shown(_visible(connection, principal, retrieval))
 
 
 @router.post("/retrievals/{retrieval}/retry")
@@ -133,7 +127,7 @@ def retry(retrieval: str, principal: Retriever, context: Ctx) -> dict[str, Any]:
         )  # fmt: skip
         row = _visible(connection, principal, retrieval)
     context.archive.wake()
-    return _shown(row)
+    return shown(row)
 
 
 @router.post("/retrievals/{retrieval}/cancel")
@@ -146,4 +140,4 @@ def cancel(retrieval: str, principal: Retriever, context: Ctx) -> dict[str, Any]
             connection, principal.name, "retrieve-cancel", "study", row["study_instance_uid"], row["project"],
             detail={"node": row["node"], "retrieval": retrieval},
         )  # fmt: skip
-        return _shown(_visible(connection, principal, retrieval))
+        return shown(_visible(connection, principal, retrieval))

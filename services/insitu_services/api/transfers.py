@@ -18,6 +18,7 @@ from insitu.projects.permissions import Action, Principal, Resource, authorize, 
 
 from .access import requires
 from .context import Ctx
+from .queues import Limit, NodeName, Offset, State, shown
 
 router = APIRouter(prefix="/api/v1/transfers", tags=["transfers"])
 Exporter = Annotated[Principal, Depends(requires(Action.IMAGE_EXPORT))]
@@ -38,13 +39,6 @@ class Request(BaseModel):
         if self.study is None and self.series is None:
             raise ValueError("name a study or a series")
         return self
-
-
-def _shown(row: Row) -> dict[str, Any]:
-    times = {
-        name: row[name].isoformat() if row[name] else None for name in ("requested_at", "next_attempt", "finished_at")
-    }
-    return {**row, **times, "active": bool(row["active"])}
 
 
 def _object(row: Row) -> dict[str, Any]:
@@ -81,23 +75,23 @@ def create(request: Request, principal: Exporter, context: Ctx) -> dict[str, Any
             detail={"node": request.to, "transfer": made, "study": row["study_instance_uid"], "objects": row["waiting"]},
         )  # fmt: skip
     context.archive.wake()
-    return _shown(row)
+    return shown(row)
 
 
 @router.get("")
 def listed(
     principal: Exporter,
     context: Ctx,
-    state: Annotated[Literal["queued", "done", "failed", "cancelled"] | None, Query()] = None,
-    node: Annotated[str | None, Query(description="Name of a node.")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    state: State = None,
+    node: NodeName = None,
+    limit: Limit = 100,
+    offset: Offset = 0,
 ) -> dict[str, Any]:
     """Transfers, the newest first, with the number of objects in each state."""
     projects = visible_projects(principal, Action.IMAGE_EXPORT)
     with context.database.transaction() as connection:
         rows = transfers.listed(connection, projects, state=state, node=node, limit=limit, offset=offset)
-    return {"transfers": [_shown(row) for row in rows]}
+    return {"transfers": [shown(row) for row in rows]}
 
 
 @router.get("/{transfer}")
@@ -112,7 +106,7 @@ def show(
     with context.database.transaction() as connection:
         row = _visible(connection, principal, transfer)
         objects = transfers.objects(connection, transfer, limit=limit, offset=offset)
-    return {**_shown(row), "objects": [_object(item) for item in objects]}
+    return {**shown(row), "objects": [_object(item) for item in objects]}
 
 
 @router.post("/{transfer}/retry")

@@ -16,10 +16,11 @@ from insitu.runs.launch.process import ProcessLauncher
 from insitu.settings import load
 from insitu_services.logs import log_to_stderr
 
-from . import retrievals, transfers
 from .care import Care
 from .exchange import Exchange
 from .loop import Dispatcher
+from .retrievals import RetrievalCarrier
+from .transfers import TransferCarrier
 
 logger = logging.getLogger("insitu.dispatcher")
 
@@ -42,12 +43,12 @@ def main() -> None:
         statement_seconds=STATEMENT_SECONDS,
     )  # fmt: skip
     exchange_archive = Archive(exchange_database, blobs, settings)
-    carrier = transfers.Carrier(settings, exchange_database, blobs, stopping)
-    fetcher = retrievals.Fetcher(settings, exchange_database, exchange_archive, stopping)
+    sender = TransferCarrier(settings, exchange_database, exchange_archive, stopping)
+    fetcher = RetrievalCarrier(settings, exchange_database, exchange_archive, stopping)
     exchange = Exchange(
         settings,
         exchange_database,
-        {"transfer": carrier.carry, "retrieval": fetcher.carry},
+        {"transfer": sender.carry, "retrieval": fetcher.carry},
         stopping,
         is_peak=lambda: not window.is_open(settings.retrieval_window, datetime.now(UTC), settings.time_zone),
     )

@@ -1,6 +1,7 @@
 """Carries out retrievals: asks the node what a study has, fetches what is missing here, and looks whether all has come.
 
-Not here: the threads and leases (exchange), the queue's rows (insitu.nodes.retrievals), the protocols (insitu_services.peers).
+Not here: what both kinds of work share (carrier), the threads (exchange), the queue's rows (insitu.nodes.retrievals), the
+protocols (insitu_services.peers).
 """
 
 from __future__ import annotations
@@ -12,20 +13,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-import psycopg
-
 from insitu.archive import links
 from insitu.archive.receipts import Receipt
-from insitu.archive.store import Archive
 from insitu.audit import trail
-from insitu.database import Database, Row
+from insitu.database import Connection, Row
 from insitu.errors import InsituError
-from insitu.nodes import registry, retrievals
+from insitu.nodes import retrievals
 from insitu.nodes.leases import Claim
+from insitu.nodes.queue import Failure
 from insitu.nodes.registry import Node
-from insitu.settings import Settings
 from insitu_services.peers import fetching, finding
 from insitu_services.peers.finding import Content
+
+from .carrier import Carrier, Halted
 
 logger = logging.getLogger("insitu.dispatcher")
 
@@ -33,85 +33,36 @@ LOOK_EVERY = 1.0  # seconds between two looks whether a retrieval was cancelled
 RENEW_EVERY = 10.0  # seconds; of the receipt
 
 
-class Incomplete(Exception):
-    """Not everything has come; the reason, as a sentence."""
+class RetrievalCarrier(Carrier):
+    """Fetches what claimed retrievals ask for; see Carrier."""
 
-    def __init__(self, reason: str, *, final: bool = False) -> None:
-        super().__init__(reason)
-        self.final = final
+    queue = retrievals.QUEUE
 
-
-class Fetcher:
-    """Carries claimed retrievals. One for all threads.
-
-    Parameters
-    ----------
-    settings : Settings
-    database : Database
-    archive : Archive
-    stopping : threading.Event
-        Set when the process ends: no further object is fetched.
-    """
-
-    def __init__(self, settings: Settings, database: Database, archive: Archive, stopping: threading.Event) -> None:
-        self._settings = settings
-        self._database = database
-        self._archive = archive
-        self._stopping = stopping
-
-    def carry(self, work: Claim) -> None:
-        """Fetch what is claimed, then give it back.
-
-        Raises
-        ------
-        Unavailable
-            The database does not answer; the lease ends by itself.
-        """
+    def _work(self, node: Node, work: Claim) -> None:
         for row in work.rows:
-            failure: str | None = None
-            final = False
-            try:
-                with self._database.transaction() as connection:
-                    node = registry.find(connection, work.node)
-                self._one(node, work, row)
-            except Incomplete as error:
-                failure, final = str(error), error.final
-            except InsituError as error:
-                failure = str(error)
-            except psycopg.OperationalError:
-                raise
-            except Exception:  # a study that nobody thought of must not be tried without end
-                logger.exception("a retrieval from %s failed", work.node)
-                failure = "A mistake of the platform; see the dispatcher's log."
-            if failure:
-                logger.warning("a retrieval from %s waits or fails: %s", work.node, failure)
-            with self._database.transaction() as connection:
-                if self._stopping.is_set() and failure:
-                    retrievals.let_go(connection, work, row["id"])
-                    continue
-                retrievals.settle(
-                    connection, work, row["id"], failure=failure, final=final,
-                    attempts=self._settings.transfer_attempts, first_wait=self._settings.transfer_retry,
-                )  # fmt: skip
-                ended = retrievals.get(connection, row["id"], None)
-                if ended["state"] in ("done", "failed"):
-                    trail.record(
-                        connection, row["requested_by"], "retrieve-ended", "study", row["study_instance_uid"],
-                        row["project"], outcome="success" if ended["state"] == "done" else "failure",
-                        detail={"node": work.node, "retrieval": row["id"], "objects": ended["present"]},
-                    )  # fmt: skip
+            self._one(node, work, row)
+
+    def _settle(self, connection: Connection, work: Claim, failure: Failure | None) -> list[str]:
+        return retrievals.settle(connection, work, failure, self._patience)
+
+    def _audit(self, connection: Connection, row: Row) -> None:
+        trail.record(
+            connection, row["requested_by"], "retrieve-ended", "study", row["study_instance_uid"], row["project"],
+            outcome="success" if row["state"] == "done" else "failure",
+            detail={"node": row["node"], "retrieval": row["id"], "objects": row["present"]},
+        )  # fmt: skip
 
     def _one(self, node: Node, work: Claim, row: Row) -> None:
         study, series = row["study_instance_uid"], row["series_instance_uid"]
         wanted = finding.contents(node, self._settings, study, series, by_web=work.way == "wado")
         if wanted is not None and not wanted:
-            raise Incomplete(f"The node has no such {'series' if series else 'study'}.", final=True)
+            raise Halted(f"The node has no such {'series' if series else 'study'}.", final=True)
         before = self._present(row, wanted)
         missing = None if wanted is None else {uid: each for uid, each in wanted.items() if uid not in before}
         refused: fetching.Refused = {}
         going = self._going(work, row, wanted)
         if not going():
-            raise Incomplete("It was cancelled.")
+            raise Halted("It was cancelled.")
         try:
             if missing is None or missing:
                 refused = self._fetch(node, work, row, wanted, missing if before else None, going)
@@ -121,17 +72,17 @@ class Fetcher:
             self._link(row, here)
         if wanted is None:
             if not here:
-                raise Incomplete("The node sent nothing.", final=True)
+                raise Halted("The node sent nothing.", final=True)
         elif len(here) < len(wanted):
             left = set(wanted) - here
             if left <= set(refused):
-                raise Incomplete(
+                raise Halted(
                     f"{len(left)} objects could not be archived; look into the quarantine. The others are here.",
                     final=True,
                 )
-            raise Incomplete(f"{len(left)} of {len(wanted)} objects have not come.")
+            raise Halted(f"{len(left)} of {len(wanted)} objects have not come.")
         if refused and wanted is None:
-            raise Incomplete(f"{len(refused)} objects could not be archived; look into the quarantine.", final=True)
+            raise Halted(f"{len(refused)} objects could not be archived; look into the quarantine.", final=True)
 
     def _fetch(
         self,

@@ -1,87 +1,41 @@
 """Carries out transfers: takes claimed objects to their node by C-STORE or STOW-RS and notes what became of each.
 
-Not here: the threads and leases (exchange), the queue's rows (insitu.nodes.transfers), the protocols (insitu_services.peers).
+Not here: what both kinds of work share (carrier), the threads (exchange), the queue's rows (insitu.nodes.transfers), the
+protocols (insitu_services.peers).
 """
 
 from __future__ import annotations
 
-import logging
-import threading
-
-import psycopg
-
-from insitu.archive.blobs import BlobStore
 from insitu.audit import trail
-from insitu.database import Connection, Database, Row
+from insitu.database import Connection, Row
 from insitu.errors import InsituError
-from insitu.nodes import registry, transfers
+from insitu.nodes import transfers
 from insitu.nodes.leases import Claim
+from insitu.nodes.queue import Failure
 from insitu.nodes.registry import Node
 from insitu.nodes.verdicts import in_words
-from insitu.settings import Settings
 from insitu_services.peers import storing, stowing, web
 from insitu_services.peers.connection import connect
 from insitu_services.peers.storing import Answer, Sender
 
-logger = logging.getLogger("insitu.dispatcher")
+from .carrier import Carrier, Halted
 
 
-class Halted(Exception):
-    """The node cannot take more just now; the reason, as a sentence."""
+class TransferCarrier(Carrier):
+    """Sends what claimed transfers hold; see Carrier."""
 
+    queue = transfers.QUEUE
 
-class Carrier:
-    """Carries claimed transfers. One for all threads.
-
-    Parameters
-    ----------
-    settings : Settings
-    database : Database
-    blobs : BlobStore
-    stopping : threading.Event
-        Set when the process ends: no further object is begun.
-    """
-
-    def __init__(self, settings: Settings, database: Database, blobs: BlobStore, stopping: threading.Event) -> None:
-        self._settings = settings
-        self._database = database
-        self._blobs = blobs
-        self._stopping = stopping
-
-    def carry(self, work: Claim) -> None:
-        """Send what is due of a claim, then give it back.
-
-        Raises
-        ------
-        Unavailable
-            The database does not answer; the lease ends by itself.
-        """
+    def _work(self, node: Node, work: Claim) -> None:
         with self._database.transaction() as connection:
-            node = registry.find(connection, work.node)
             items = transfers.waiting(connection, work)
-        failure: str | None = None
-        try:
-            if work.way == "dimse":
-                self._by_dimse(node, work, items)
-            else:
-                self._by_stow(node, work, items)
-        except Halted as halt:
-            failure = str(halt)
-        except InsituError as error:
-            failure = str(error)
-        except psycopg.OperationalError:
-            raise  # nothing can be noted now; the lease ends by itself
-        except Exception:  # one object that nobody thought of must not be tried without end
-            logger.exception("a transfer to %s failed", node.name)
-            failure = "A mistake of the platform; see the dispatcher's log."
-        if failure:
-            logger.warning("a transfer to %s waits: %s", node.name, failure)
-        with self._database.transaction() as connection:
-            transfers.settle(
-                connection, work, failure=failure,
-                attempts=self._settings.transfer_attempts, first_wait=self._settings.transfer_retry,
-            )  # fmt: skip
-            self._audit(connection, work)
+        if work.way == "dimse":
+            self._by_dimse(node, work, items)
+        else:
+            self._by_stow(node, work, items)
+
+    def _settle(self, connection: Connection, work: Claim, failure: Failure | None) -> list[str]:
+        return transfers.settle(connection, work, failure, self._patience)
 
     def _by_dimse(self, node: Node, work: Claim, items: list[Row]) -> None:
         lost: set[str] = set()
@@ -92,7 +46,7 @@ class Carrier:
                 return
             try:
                 with connect(node, self._settings, contexts) as association:
-                    sender = Sender(association, self._blobs)
+                    sender = Sender(association, self._archive.blobs)
                     for item in mine:
                         if self._stopping.is_set():
                             return
@@ -127,10 +81,10 @@ class Carrier:
                 mine = [item for item in group if item["transfer"] not in lost]
                 if not mine:
                     continue
-                answers = stowing.store(node, session, self._blobs, mine)
+                answers = stowing.store(node, session, self._archive.blobs, mine)
                 if len(mine) > 1 and all(answer.status is None for answer in answers):
                     # the whole request was refused, perhaps for one object's sake
-                    answers = [stowing.store(node, session, self._blobs, [item])[0] for item in mine]
+                    answers = [stowing.store(node, session, self._archive.blobs, [item])[0] for item in mine]
                 for item, answer in zip(mine, answers, strict=True):
                     self._note(work, item, answer, lost)
                 if any(answer.status is not None and answer.status >> 8 == 0xA7 for answer in answers):
@@ -140,25 +94,19 @@ class Carrier:
         with self._database.transaction() as connection:
             mine = transfers.record(
                 connection, work, item, answer.status, sentence=answer.sentence, comment=answer.comment,
-                refused=answer.refused, attempts=self._settings.transfer_attempts,
-                first_wait=self._settings.transfer_retry,
+                refused=answer.refused, patience=self._patience,
             )  # fmt: skip
         if not mine:
             lost.add(item["transfer"])
 
-    @staticmethod
-    def _audit(connection: Connection, work: Claim) -> None:
-        for each in work.rows:
-            row = transfers.get(connection, each["id"], None)
-            if row["state"] not in ("done", "failed"):
-                continue
-            kind = "series" if row["series_instance_uid"] else "study"
-            trail.record(
-                connection, row["requested_by"], "export-sent", kind,
-                row["series_instance_uid"] or row["study_instance_uid"],
-                outcome="success" if row["state"] == "done" else "failure",
-                detail={
-                    "node": row["node"], "transfer": row["id"], "study": row["study_instance_uid"],
-                    "sent": row["sent"] + row["warning"], "failed": row["failed"],
-                },
-            )  # fmt: skip
+    def _audit(self, connection: Connection, row: Row) -> None:
+        kind = "series" if row["series_instance_uid"] else "study"
+        trail.record(
+            connection, row["requested_by"], "export-sent", kind,
+            row["series_instance_uid"] or row["study_instance_uid"],
+            outcome="success" if row["state"] == "done" else "failure",
+            detail={
+                "node": row["node"], "transfer": row["id"], "study": row["study_instance_uid"],
+                "sent": row["sent"] + row["warning"], "failed": row["failed"],
+            },
+        )  # fmt: skip

@@ -6,18 +6,19 @@ An object goes out as it is stored where the peer takes that, else uncompressed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from pynetdicom import build_context
-from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
 
 from insitu.archive.blobs import BlobStore
 from insitu.database import Row
 from insitu_services import outgoing
+from insitu_services.receiver import command, pdu
 from insitu_services.receiver.sop_classes import PLAIN_SYNTAXES
 
 from .connection import MOST_CONTEXTS
@@ -70,6 +71,22 @@ def batches(kinds: Iterable[Kind]) -> Iterator[tuple[list[Kind], list[Any]]]:
         yield taken, [build_context(uid, list(syntaxes)) for uid, syntaxes in proposed]
 
 
+def suited(stored: str, accepted: Mapping[str, int]) -> tuple[int, str] | None:
+    """The context in which an object goes: as stored where that is accepted, else one that it can be decoded for. Pure.
+
+    Parameters
+    ----------
+    stored : str
+        Its transfer syntax.
+    accepted : mapping of str to int
+        Contexts of its SOP class by transfer syntax.
+    """
+    for syntax in (stored, *PLAIN_SYNTAXES):
+        if syntax in accepted and outgoing.can_be_sent_in(stored, syntax):
+            return accepted[syntax], syntax
+    return None
+
+
 class Sender:
     """Sends objects on an association that `connect` opened, one after the other.
 
@@ -77,11 +94,20 @@ class Sender:
     ----------
     association : pynetdicom Association
     blobs : BlobStore
+    origin : tuple of str and int, optional
+        AE title and message ID of the C-MOVE that asked for them.
+    priority : int
     """
 
-    def __init__(self, association: Any, blobs: BlobStore) -> None:
+    def __init__(
+        self, association: Any, blobs: BlobStore, *, origin: tuple[str, int] | None = None, priority: int = 0
+    ) -> None:
         self._association = association
         self._blobs = blobs
+        self._numbers = {command.PRIORITY: priority}
+        self._texts: dict[int, str] = {}
+        if origin is not None:
+            self._texts[command.MOVE_ORIGINATOR], self._numbers[command.MOVE_ORIGINATOR_MESSAGE_ID] = origin
         self._message_id = 0
 
     def send(self, item: Row) -> Answer:
@@ -107,35 +133,29 @@ class Sender:
         }
         if not accepted:
             return Answer(None, sentence=f"the peer does not accept the SOP class {sop_class}", refused=True)
-        syntax = next(
-            (each for each in (stored, *PLAIN_SYNTAXES) if each in accepted and outgoing.can_be_sent_in(stored, each)),
-            None,
-        )
-        if syntax is None:
+        chosen = suited(stored, accepted)
+        if chosen is None:
             words = f"the peer takes this SOP class, but neither in the transfer syntax {stored} nor in one it can be decoded to"
             return Answer(None, sentence=words, refused=True)
+        context, syntax = chosen
         self._message_id = self._message_id % 0xFFFF + 1
-        request = C_STORE()
-        request.MessageID, request.Priority = self._message_id, 0x0000
-        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = sop_class, item["sop_instance_uid"]
+        request = command.ask(
+            command.C_STORE_RQ, self._message_id, sop_class, item["sop_instance_uid"],
+            numbers=self._numbers, texts=self._texts,
+        )  # fmt: skip
         with outgoing.opened(self._blobs, item, syntax) as stream:
-            return self._exchange(accepted[syntax], request, outgoing.chunks(stream))
+            return self._exchange(context, request, outgoing.chunks(stream))
 
-    def _exchange(self, context: int, request: C_STORE, data_set: Iterator[bytes]) -> Answer:
+    def _exchange(self, context: int, request: bytes, data_set: Iterator[bytes]) -> Answer:
         association = self._association
-        message = C_STORE_RQ()
-        message.primitive_to_message(request)
-        message.command_set.CommandDataSetType = 0x0001  # a data set follows, which pynetdicom does not know of
         maximum = association.dimse.maximum_pdu_size
-        association._reactor_checkpoint.clear()  # its own loop must not take the answer
+        association._reactor_checkpoint.clear()  # pynetdicom's own loop must not take the answer
         try:
             while not association._is_paused:
                 if not association.is_alive():
                     raise ConnectionError("the association has ended")
                 time.sleep(0.0001)
-            for fragment in message.encode_msg(context, maximum):
-                association.dul.send_pdu(fragment)
-            for control, piece in _pieces(data_set, maximum - 6):
+            for control, piece in chain(pdu.split([request], maximum, 0x01), pdu.split(data_set, maximum, 0x00)):
                 fragment = P_DATA()
                 fragment.presentation_data_value_list.append((context, bytes([control]) + piece))
                 association.dul.send_pdu(fragment)  # waits while the peer is slow
@@ -147,14 +167,3 @@ class Sender:
                 association.abort()
             raise ConnectionError("the peer gave no answer, or ended the association in mid-object")
         return Answer(int(answer.Status), str(answer.ErrorComment or ""))
-
-
-def _pieces(data_set: Iterator[bytes], size: int) -> Iterator[tuple[int, bytes]]:
-    """Fragments of a data set with their message control header (PS3.8 annex E.2)."""
-    held = b""
-    for chunk in data_set:
-        held += chunk
-        while len(held) > size:
-            yield 0x00, held[:size]
-            held = held[size:]
-    yield 0x02, held

@@ -18,6 +18,7 @@ from insitu.database import Row
 from insitu.errors import InsituError
 from insitu.nodes import registry
 from insitu.nodes.registry import Node
+from insitu_services.peers.storing import suited
 
 from .. import outgoing
 from . import command, destination, identifier
@@ -30,7 +31,7 @@ from .dialogue import (
 )  # fmt: skip
 from .identifier import Identifier
 from .query import model_of
-from .sop_classes import PLAIN_SYNTAXES, UNIQUE_KEY, Operation, Root
+from .sop_classes import UNIQUE_KEY, Operation, Root
 from .suboperations import Outcome, Suboperations, outcome_of
 
 logger = logging.getLogger("insitu.receiver")
@@ -177,7 +178,5 @@ def context_for(dialogue: Dialogue, sop_class: str, stored: str) -> int | None:
     if sop_class not in agreement.receives:
         return None
     accepted = {syntax: number for number, (abstract, syntax) in agreement.contexts.items() if abstract == sop_class}
-    for syntax in (stored, *PLAIN_SYNTAXES):
-        if syntax in accepted and outgoing.can_be_sent_in(stored, syntax):
-            return accepted[syntax]
-    return None
+    chosen = suited(stored, accepted)
+    return None if chosen is None else chosen[0]

@@ -26,7 +26,7 @@ from insitu.nodes.registry import Node
 from insitu.projects import projects
 from insitu.settings import Settings
 from insitu_services.dispatcher.exchange import Exchange
-from insitu_services.dispatcher.transfers import Carrier
+from insitu_services.dispatcher.transfers import TransferCarrier
 
 PATIENCE = 60.0  # seconds a loaded machine may take
 
@@ -128,7 +128,7 @@ class Site:
     def exchanging(self) -> Iterator[Exchange]:
         """The exchange at work, as in the dispatcher."""
         stopping = threading.Event()
-        carrier = Carrier(self.settings, self.database, self.archive.blobs, stopping)
+        carrier = TransferCarrier(self.settings, self.database, self.archive, stopping)
         exchange = Exchange(self.settings, self.database, {"transfer": carrier.carry}, stopping)
         exchange.start()
         try:

@@ -15,13 +15,15 @@ EXCHANGE = """
 import sys, threading
 from pathlib import Path
 from insitu.archive.blobs import FileBlobStore
+from insitu.archive.store import Archive
 from insitu.database import Database
 from insitu.settings import Settings
 from insitu_services.dispatcher.exchange import Exchange
-from insitu_services.dispatcher.transfers import Carrier
+from insitu_services.dispatcher.transfers import TransferCarrier
 settings = Settings(home=Path(sys.argv[1]), transfer_retry=0.2)
 database, stopping = Database(sys.argv[2]), threading.Event()
-carrier = Carrier(settings, database, FileBlobStore(settings.blobs), stopping)
+archive = Archive(database, FileBlobStore(settings.blobs), settings)
+carrier = TransferCarrier(settings, database, archive, stopping)
 Exchange(settings, database, {"transfer": carrier.carry}, stopping).start()
 stopping.wait()
 """

@@ -21,7 +21,7 @@ from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 from insitu.errors import Conflict, Invalid, NotFound, Unavailable
 from insitu.nodes import retrievals
 from insitu_services.dispatcher.exchange import Exchange
-from insitu_services.dispatcher.retrievals import Fetcher
+from insitu_services.dispatcher.retrievals import RetrievalCarrier
 from insitu_services.peers import finding
 from insitu_services.peers.finding import Query
 from tests.peers import orthanc
@@ -65,7 +65,7 @@ def write(folder: Path, datasets: list[pydicom.Dataset]) -> list[Path]:
 def fetching(site: Site, *, peak: bool = False) -> Iterator[None]:
     """The retrievals of the dispatcher at work."""
     stopping = threading.Event()
-    fetcher = Fetcher(site.settings, site.database, site.archive, stopping)
+    fetcher = RetrievalCarrier(site.settings, site.database, site.archive, stopping)
     exchange = Exchange(site.settings, site.database, {"retrieval": fetcher.carry}, stopping, is_peak=lambda: peak)
     exchange.start()
     try:
