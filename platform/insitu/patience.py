@@ -102,20 +102,20 @@ class Patience:
         states = self._states(late)
         time.sleep(READ_SECONDS)
         now = time.monotonic()
-        cut = 0
+        ended = 0
         with self._lock:
             for connection, since in late.items():
                 descriptor = self._watched.get(connection)
                 if descriptor is None or connection.waits_since != since or readable(descriptor):
                     continue  # it has got its answer meanwhile
                 if states is None or self._stuck(states.get(connection.info.backend_pid), now - since):
-                    _cut(descriptor)
-                    cut += 1
-        if cut and states is None:
-            logger.error("the database has fallen silent: %d connections that waited for it were cut off", cut)
-        elif cut:
+                    cut(descriptor)
+                    ended += 1
+        if ended and states is None:
+            logger.error("the database has fallen silent: %d connections that waited for it were cut off", ended)
+        elif ended:
             self.alone = time.time()
-            logger.error("%d processes of the database have fallen silent: their connections were cut off", cut)
+            logger.error("%d processes of the database have fallen silent: their connections were cut off", ended)
 
     def _all(self) -> list[Watched]:
         with self._lock:
@@ -155,6 +155,7 @@ def readable(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _cut(descriptor: int) -> None:
+def cut(descriptor: int) -> None:
+    """End the conversation on a socket; who waits for it is told."""
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
         connection.shutdown(socket.SHUT_RDWR)

@@ -1,6 +1,6 @@
 """`insitu doctor`: what would keep the platform from working on this machine, each with its remedy.
 
-Not here: how a running platform is (status).
+Not here: the processes of a running platform (status).
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def doctor(
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         for finding in findings:
-            typer.echo(f"{finding.state:<5} {finding.check:<14} {finding.says}")
+            typer.echo(f"{finding.state:<5} {finding.check:<18} {finding.says}")
             if finding.remedy:
-                typer.echo(f"{'':<20} {finding.remedy}")
+                typer.echo(f"{'':<24} {finding.remedy}")
     if any(finding.state == "bad" for finding in findings):
         raise typer.Exit(1)
 
@@ -65,6 +65,7 @@ def examine(settings: Settings) -> list[Finding]:
     """Every finding on this machine for these settings."""
     checks: list[Callable[[Settings], Iterator[Finding]]] = [
         _python, _home, _disk, _memory, _ports, _database, _airflow, _isolation, _locale, _programs, _dicom_tls,
+        _components,
     ]  # fmt: skip
     return [finding for check in checks for finding in check(settings)]
 
@@ -220,3 +221,15 @@ def _dicom_tls(settings: Settings) -> Iterator[Finding]:
         yield Finding("dicom tls", "note", says, "Get a new one; it is taken over while the receiver runs")
     else:
         yield Finding("dicom tls", "ok", says)
+
+
+def _components(settings: Settings) -> Iterator[Finding]:
+    """The parts of a platform that runs, as `/readyz` tells them."""
+    from insitu.health import Health
+
+    if processes.running(settings) is None:
+        return
+    found = Health(settings, settings.database_dsn("cli")).look()
+    for name, component in found.items():
+        state = {"ok": "ok", "degraded": "note", "away": "bad"}[component.state]
+        yield Finding(f"running {name}", state, component.says, "" if state == "ok" else "See docs/operations.md")

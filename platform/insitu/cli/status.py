@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command()
 def status(home: Home = None, as_json: AsJson = False) -> None:
-    """Show the processes, addresses and readiness of the platform. Exit status 1 where it does not run or is not ready."""
+    """Show the processes, components and addresses of the platform. Exit status 1 where it does not run or cannot store."""
     settings = load(home)
     state = processes.running(settings)
     if state is None:
@@ -39,14 +40,16 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(facts, indent=1))
     else:
         _show(facts)
-    if not facts["ready"]:
+    if not facts["ready"] or any(component["state"] == "away" for component in facts["components"].values()):
         raise typer.Exit(1)
 
 
 def facts_of(settings: Settings, state: State) -> dict[str, Any]:
     """What `insitu status` tells, as plain values."""
+    from insitu.health import Health
     from insitu.runs.launch import isolation
 
+    components = Health(settings, settings.database_dsn("cli")).look()
     rows = [_process(record) for record in state.processes]
     return {
         "ready": state.ready_seconds is not None and all(row["ready"] for row in rows),
@@ -61,6 +64,7 @@ def facts_of(settings: Settings, state: State) -> dict[str, Any]:
         "supervisor": {"pid": state.pid, "uptime_seconds": round(time.time() - state.started_at)},
         "memory_bytes": sum(row["memory_bytes"] for row in rows) + memory(state.pid, alone=True),
         "processes": rows,
+        "components": {name: asdict(component) for name, component in components.items()},
     }
 
 
@@ -129,6 +133,13 @@ def _show(facts: dict[str, Any]) -> None:
             f"{row['memory_bytes'] / 1e6:.0f} MB",
         )
     table.add_row("together", "", "", "", "", f"{facts['memory_bytes'] / 1e6:.0f} MB")
+    console.print(table)
+    console.print()
+    table = Table(box=None, pad_edge=False)
+    for heading in ("component", "state", ""):
+        table.add_column(heading)
+    for name, component in facts["components"].items():
+        table.add_row(name, component["state"], component["says"])
     console.print(table)
 
 

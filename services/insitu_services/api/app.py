@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI, Request
 from prometheus_client import CollectorRegistry
 
 from insitu.algorithms.package import LARGEST_PACKAGE
+from insitu.health import Health
 from insitu.projects.permissions import Action, Principal
 
 from . import (
@@ -45,6 +46,8 @@ def create_app(context: Context) -> FastAPI:
     app = FastAPI(title="Insitu", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.context = context
     app.state.metrics = CollectorRegistry()
+    app.state.health = Health(context.settings, context.database.dsn, lambda: context.database.silent_at)
+    app.state.metrics.register(health.ComponentMetrics(app.state.health))
     problems.install(app)
     limits = {
         "/dicom-web/": LARGEST_STORE,
@@ -53,12 +56,12 @@ def create_app(context: Context) -> FastAPI:
     }
     protection.install(app, context, limits)
     app.add_middleware(Observation, registry=app.state.metrics)
+    app.include_router(dicomweb)  # first: routes are tried in their order, and these are asked for most
     for module in (
         health, login, accounts, projects, audit, series, runs, rules, engine, viewer, algorithms, gateway, quarantine,
         nodes, transfers, retrievals, archive, conflicts,
     ):  # fmt: skip
         app.include_router(module.router)
-    app.include_router(dicomweb)
 
     @app.get("/api/v1/openapi.json", include_in_schema=False)
     def openapi(request: Request, principal: Annotated[Principal, Depends(requires(Action.SELF))]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import psycopg
 
+from insitu import life
 from insitu.archive import completeness, metadata
 from insitu.archive.blobs import BlobStore
 from insitu.audit import seal
@@ -91,6 +92,7 @@ class Dispatcher:
 
     def turn(self) -> float:
         """Do everything that is due once; seconds until something is due again."""
+        self._every("sign of life", life.EVERY, self._sign)
         more = self._guarded("absorb", self._absorb)
         self._guarded("complete", self._complete)
         self._guarded("admit", self._admit)
@@ -121,6 +123,10 @@ class Dispatcher:
         if now >= self._next.get(what, 0.0):
             self._guarded(what, step)
             self._next[what] = time.monotonic() + seconds
+
+    def _sign(self) -> None:
+        with self.database.transaction() as connection:
+            life.sign(connection, "dispatcher", silent_at=self.database.silent_at)
 
     def _absorb(self) -> int:
         with self.database.transaction() as connection:

@@ -14,9 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+import psycopg
+
+from insitu import life
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.store import Archive
 from insitu.database import Database
+from insitu.errors import InsituError
 from insitu.settings import Settings
 
 from . import commitment
@@ -29,7 +33,6 @@ logger = logging.getLogger("insitu.receiver")
 MOST_REFUSALS = 250  # of one process that are under way; beyond them a connection is closed without a word
 REPLACED = signal.SIGUSR1  # another worker takes what comes
 STOP, LEAVE = b"s", b"l"
-RENEW_EVERY = 8.0  # seconds; a lease lasts 30
 END_SECONDS = 0.7  # for those that were aborted, all together
 DRAIN_SECONDS = 2.5  # for open associations when the process is asked to stop
 
@@ -159,15 +162,25 @@ class Worker:
             connection.close()
 
     def _renew(self) -> None:
+        """Give signs of life, this process's and those of what is open: a lease lasts 30 s."""
         while True:
-            time.sleep(RENEW_EVERY)
             with self._lock:
                 associations = list(self._open)
+            try:
+                with self._database.transaction() as connection:
+                    life.sign(
+                        connection, "receiver", associations=len(associations), silent_at=self._database.silent_at
+                    )
+            except (InsituError, psycopg.OperationalError) as error:
+                logger.warning("a sign of life could not be given: %s", str(error).strip())
+            except Exception:  # without this thread the leases of all would end
+                logger.exception("a sign of life could not be given")
             for association in associations:
                 try:
                     association.renew()
-                except Exception:  # without this thread the leases of all would end
+                except Exception:  # the others go on
                     logger.exception("a lease could not be renewed")
+            time.sleep(life.EVERY)
 
     def _drain(self, seconds: float) -> None:
         """Let open associations end for a while, a shorter one where a stop comes or the parent goes meanwhile."""

@@ -514,3 +514,13 @@ CREATE TABLE execution_log (
     text       text NOT NULL,
     PRIMARY KEY (execution, step)
 );
+
+CREATE UNLOGGED TABLE sign_of_life (                     -- of the platform's processes; lost with a crash, and soon there again
+    process  text NOT NULL,
+    host     text NOT NULL,
+    pid      integer NOT NULL,
+    ticks    bigint NOT NULL,                            -- its start since the boot: tells it from a later one of that number
+    at       timestamptz NOT NULL,
+    facts    jsonb NOT NULL,
+    PRIMARY KEY (process, host, pid)
+);
