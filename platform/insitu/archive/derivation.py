@@ -64,8 +64,7 @@ def derive_study(connection: Connection, blobs: BlobStore, study_id: int) -> Non
     if first is None or found is None:
         return
     attributes = levels.attributes(found[0].values, found[0].syntax, levels.STUDY_LEVEL)
-    patient = attributes.get(f"{levels.PATIENT_ID:08X}", {}).get("Value") or [""]
     connection.execute(
         "UPDATE study SET patient_id = %s, attributes = %s, created_at = %s WHERE id = %s",
-        (str(patient[0]), Jsonb(attributes), first["received_at"], study_id),
+        (levels.patient_id(attributes), Jsonb(attributes), first["received_at"], study_id),
     )

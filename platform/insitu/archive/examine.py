@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from . import classes, levels, tolerant
-from .header import IMAGE_CONTENT, Irregular, Malformed, Scanner, Syntax, syntax_of
+from .header import IMAGE_CONTENT, VALUE_LIMIT, Irregular, Malformed, Scanner, Syntax, syntax_of
 
 IMPLEMENTATION_CLASS_UID = "2.25.94701715828758647821626722696528464139"
 IMPLEMENTATION_VERSION_NAME = "INSITU_1"
@@ -22,6 +22,7 @@ META_LIMIT = 1 << 20  # bytes of file meta information
 PREAMBLE = 132
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_TEXT = frozenset((b"", *b"CS LO LT SH ST UC UI UN UT".split()))  # VRs in which a UID or a Patient ID reads the same
 _SIZE = (levels.ROWS, levels.COLUMNS)
 _META_HEAD = struct.Struct("<HH2sH")
 _VRS = frozenset(b"AE SH UI UL OB UN UR LO ST".split())  # those of group 0002 (PS3.10 7.1), and some for private ones
@@ -234,7 +235,7 @@ class Examination:
         if self._irregular is not None:
             with contents() as stream:
                 try:
-                    scanner.values, tags = tolerant.read(stream, levels.WANTED)
+                    scanner.values, scanner.too_long, tags = tolerant.read(stream, levels.WANTED)
                     if tags & IMAGE_CONTENT:
                         scanner.pixel_data = scanner.pixel_data or "unknown"
                 except Malformed as error:
@@ -243,19 +244,29 @@ class Examination:
 
     def seen(self, tag: int) -> str | None:
         """The UID at `tag` as far as it can be told, for an answer about an unfit object."""
-        value = levels.text(self.values, tag)
+        value = levels.uid(self.values, tag)
         return value if _UID.fullmatch(value) and len(value) <= 64 else None
 
     def _identify(self, scanner: Scanner) -> Identity:
+        def check(name: str, tag: int) -> None:
+            if tag in scanner.ambiguous:
+                raise Unfit(f"{name} stands more than once, with different values")
+            vr = scanner.values.get(tag, (b"", b""))[0]
+            if vr not in _TEXT:  # PS3.6 says which; read as numbers or as a sequence it would be something else
+                raise Unfit(f"{name} has the VR {vr.decode('ascii', 'replace')}")
+
         def read(name: str, tag: int) -> str:
             if tag in scanner.too_long:
                 raise Unfit(f"{name} is longer than 64 characters")
-            if tag in scanner.ambiguous:
-                raise Unfit(f"{name} stands more than once, with different values")
-            return uid(name, levels.text(scanner.values, tag), present=tag in scanner.values)
+            check(name, tag)
+            return uid(name, levels.uid(scanner.values, tag), present=tag in scanner.values)
 
+        for name, tag in (("Specific Character Set", levels.CHARACTER_SET), ("Patient ID", levels.PATIENT_ID)):
+            check(name, tag)
+            if tag in scanner.too_long:
+                raise Unfit(f"{name} is longer than {VALUE_LIMIT} bytes")
         # Nobody could decode a text of it.
-        if not levels.text(scanner.values, levels.CHARACTER_SET).isprintable():
+        if not levels.uid(scanner.values, levels.CHARACTER_SET).isprintable():
             raise Unfit("Specific Character Set is malformed: it holds control characters")
         sop_class = read("SOP Class UID", levels.SOP_CLASS_UID)
         sop_instance = read("SOP Instance UID", levels.SOP_INSTANCE_UID)
@@ -291,7 +302,7 @@ class Examination:
             self.dataset_offset, meta = parsed
             if _TRANSFER_SYNTAX not in meta:
                 raise Unfit("the file meta information names no transfer syntax")
-            self._begin_dataset(meta[_TRANSFER_SYNTAX].decode("latin-1").strip(" \0"))
+            self._begin_dataset(meta[_TRANSFER_SYNTAX].decode("latin-1").rstrip(" \0"))
         except Unfit as error:
             # What follows is kept for a person, but nothing more can be said of it.
             self._unfit = str(error)

@@ -187,6 +187,7 @@ class Scanner:
             return
         self._skip = 0
         if self._trailer:
+            self._check_trailer(data)
             return
         if self._rest:
             data = self._rest + bytes(data)
@@ -209,8 +210,8 @@ class Scanner:
                 group, element, vr, value_length = explicit_head.unpack_from(data, at)
                 if self._first:
                     self._check_first(group, vr, bytes(data[at : at + 8]))
-                if group == 0xFFFE and inside >= 0:
-                    self._end_item(group << 16 | element)
+                if group == 0xFFFE:
+                    self._end_item(group << 16 | element, inside)
                     at += 8
                     continue
                 if vr in _SHORT:
@@ -229,8 +230,8 @@ class Scanner:
                 vr, head = b"", 8
                 if self._first:
                     self._check_first(group, bytes(data[at + 4 : at + 6]), bytes(data[at : at + 8]))
-                if group == 0xFFFE and inside >= 0:
-                    self._end_item(group << 16 | element)
+                if group == 0xFFFE:
+                    self._end_item(group << 16 | element, inside)
                     at += 8
                     continue
                 if not stack and group == 0 and self._is_trailer(data, at):
@@ -241,6 +242,8 @@ class Scanner:
             if not stack and tag in IMAGE_CONTENT:
                 self._note_pixel_data(tag, value_length)
             if value_length == UNDEFINED:
+                if not stack and tag in wanted:
+                    self._keep(tag, (vr, b""))
                 self._enter(tag, vr, inside)
                 at += head
                 continue
@@ -250,14 +253,16 @@ class Scanner:
                 elif length - at < head + value_length:
                     break  # wait for the whole value
                 else:
-                    value = (vr, bytes(data[at + head : at + head + value_length]))
-                    if self.values.setdefault(tag, value) != value:
-                        self.ambiguous.add(tag)
+                    self._keep(tag, (vr, bytes(data[at + head : at + head + value_length])))
             at += head + value_length
         if at >= length:
             self._skip = at - length
         else:
             self._rest = bytes(data[at:])
+
+    def _keep(self, tag: int, value: tuple[bytes, bytes]) -> None:
+        if self.values.setdefault(tag, value) != value:
+            self.ambiguous.add(tag)
 
     def _stack_item(self, header: tuple[int, int, int], inside: int) -> None:
         """Take the header of an item or of the end of a list of items; sets the bytes to skip."""
@@ -276,7 +281,9 @@ class Scanner:
         else:
             raise Irregular(f"{_name(tag)} stands where an item should")
 
-    def _end_item(self, tag: int) -> None:
+    def _end_item(self, tag: int, inside: int) -> None:
+        if inside < 0:
+            raise Malformed(f"{_name(tag)} stands outside a sequence")
         if tag != _ITEM_END:
             raise Irregular(f"{_name(tag)} stands among the elements of an item")
         self._last_tag = tag
@@ -330,4 +337,10 @@ class Scanner:
         if self._first or bytes(data[at : at + 8]) != b"\0" * 8:
             return False
         self._trailer = True
+        self._check_trailer(data[at:])
         return True
+
+    @staticmethod
+    def _check_trailer(data: bytes | memoryview) -> None:
+        if bytes(data).strip(b"\0"):
+            raise Malformed("the data set is followed by something else")

@@ -13,6 +13,7 @@ from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.tag import Tag
 
 from .header import Syntax
+from .tolerant import FAILURES
 
 CHARACTER_SET = 0x00080005
 SOP_CLASS_UID = 0x00080016
@@ -75,6 +76,11 @@ def text(values: Raw, tag: int) -> str:
     return values[tag][1].decode("latin-1").strip(" \0") if tag in values else ""
 
 
+def uid(values: Raw, tag: int) -> str:
+    """A UID without its padding, which follows it (PS3.5 9.1); empty where it is absent."""
+    return values[tag][1].decode("latin-1").rstrip(" \0") if tag in values else ""
+
+
 def integer(values: Raw, tag: int) -> int | None:
     """The value of an IS attribute; None where it is absent, empty or no integer that fits into 32 bits."""
     try:
@@ -112,6 +118,11 @@ def _encodings(character_set: str) -> list[str]:
     return found
 
 
+def patient_id(attributes: dict[str, Any]) -> str:
+    """The Patient ID among attributes in DICOM JSON, a backslash in it included; empty where it is absent."""
+    return "\\".join(str(value) for value in attributes.get(f"{PATIENT_ID:08X}", {}).get("Value") or [] if value)
+
+
 def attributes(values: Raw, syntax: Syntax, tags: tuple[int, ...]) -> dict[str, Any]:
     """The attributes among `tags` as DICOM JSON (PS3.18 F). A value that cannot be understood is left out."""
     encodings = _encodings(text(values, CHARACTER_SET))
@@ -126,6 +137,6 @@ def attributes(values: Raw, syntax: Syntax, tags: tuple[int, ...]) -> dict[str, 
         try:
             converted = convert_raw_data_element(element, encoding=encodings)
             found[f"{tag:08X}"] = storable(converted.to_json_dict(None, 0))
-        except (ValueError, TypeError, KeyError, AttributeError, LookupError, NotImplementedError, OverflowError):
+        except FAILURES:
             continue
     return found

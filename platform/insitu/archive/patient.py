@@ -44,9 +44,7 @@ def said(identity: Identity) -> bytes:
 
 def read(identity: Identity) -> str:
     """The Patient ID of an object as the index keeps it; empty where it is absent."""
-    attributes = levels.attributes(identity.values, identity.syntax, (levels.PATIENT_ID,))
-    values = attributes.get(f"{levels.PATIENT_ID:08X}", {}).get("Value") or [""]
-    return str(values[0])
+    return levels.patient_id(levels.attributes(identity.values, identity.syntax, (levels.PATIENT_ID,)))
 
 
 def of_series(connection: Connection, series: int) -> str:

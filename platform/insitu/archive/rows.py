@@ -263,5 +263,4 @@ def _series(connection: Connection, series_instance_uid: str) -> tuple[int, str]
 
 def _study_values(identity: Identity) -> tuple[str, Jsonb]:
     attributes = levels.attributes(identity.values, identity.syntax, levels.STUDY_LEVEL)
-    values = attributes.get(f"{levels.PATIENT_ID:08X}", {}).get("Value") or [""]
-    return str(values[0]), Jsonb(attributes)
+    return levels.patient_id(attributes), Jsonb(attributes)

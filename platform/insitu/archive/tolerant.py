@@ -28,8 +28,8 @@ def from_disk(error: OSError) -> bool:
     return error.errno is not None
 
 
-def read(stream: BinaryIO, wanted: frozenset[int]) -> tuple[dict[int, tuple[bytes, bytes]], frozenset[int]]:
-    """VR and raw value of the `wanted` top-level attributes of a DICOM file, and the tags of all that it has.
+def read(stream: BinaryIO, wanted: frozenset[int]) -> tuple[dict[int, tuple[bytes, bytes]], set[int], frozenset[int]]:
+    """VR and raw value of the `wanted` top-level attributes of a DICOM file, which are too long, and the tags of all.
 
     Raises
     ------
@@ -39,6 +39,7 @@ def read(stream: BinaryIO, wanted: frozenset[int]) -> tuple[dict[int, tuple[byte
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     found: dict[int, tuple[bytes, bytes]] = {}
+    too_long: set[int] = set()
     try:
         dataset = dcmread(stream, force=True, defer_size=VALUE_LIMIT)
         raw_elements = dict(dataset._dict)
@@ -52,6 +53,8 @@ def read(stream: BinaryIO, wanted: frozenset[int]) -> tuple[dict[int, tuple[byte
             continue
         if not deflated and element.length != 0xFFFFFFFF and element.value_tell + element.length > size:
             raise Malformed(f"the data set is truncated in ({tag.group:04X},{tag.element:04X})")
-        if int(tag) in wanted and isinstance(element.value, bytes):
+        if int(tag) in wanted and element.value is None and element.length > VALUE_LIMIT:
+            too_long.add(int(tag))
+        elif int(tag) in wanted and isinstance(element.value, bytes):
             found[int(tag)] = ((element.VR or "").encode("ascii", "replace"), element.value)
-    return found, frozenset(int(tag) for tag in raw_elements)
+    return found, too_long, frozenset(int(tag) for tag in raw_elements)

@@ -17,8 +17,8 @@ import pydicom.data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from insitu.archive import levels
-from insitu.archive.examine import Examination, Identity, Unfit, file_meta, parse_meta
+from insitu.archive import levels, patient
+from insitu.archive.examine import PREAMBLE, Examination, Identity, Unfit, file_meta, parse_meta
 from insitu.archive.metadata import instance_metadata
 from insitu.errors import Invalid
 
@@ -35,6 +35,7 @@ FILES = {
 }  # fmt: skip
 LENGTHS = (0, 1, 7, 8, 0xFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF)
 HEADER = 4000  # bytes in which most changes are made
+NAMING = (0x00080005, 0x00080016, 0x00080018, 0x0020000D, 0x0020000E, 0x00100020)  # and how their text is to be read
 
 
 class Blobs:
@@ -53,13 +54,23 @@ def broken(draw: st.DrawFn) -> bytes:
     """A real file with some bytes, lengths or ranges changed, or cut off."""
     data = bytearray(FILES[draw(st.sampled_from(sorted(FILES)))])
     for _ in range(draw(st.integers(1, 6))):
-        near = draw(st.booleans())
-        at = draw(st.integers(128, max(128, min(len(data), HEADER) - 1) if near else max(128, len(data) - 1)))
+        where = draw(st.sampled_from(("what names it", "its header", "anywhere")))
+        at = draw(st.integers(128, max(128, min(len(data), HEADER if where == "its header" else 1 << 30) - 1)))
+        if where == "what names it":
+            found = data.find(struct.pack("<HH", *divmod(draw(st.sampled_from(NAMING)), 1 << 16)), PREAMBLE)
+            at = found + draw(st.integers(-8, 16)) if found > 0 else at
         change = draw(
-            st.sampled_from(("byte", "length", "short length", "tag", "vr", "cut", "remove", "double", "end"))
+            st.sampled_from(
+                ("byte", "zero", "length", "short length", "tag", "vr", "cut", "remove", "double", "again", "end")
+            )
         )
         if change == "byte":
             data[at : at + 1] = bytes([draw(st.integers(0, 255))])
+        elif change == "zero":
+            data[at : at + 2] = bytes(2)
+        elif change == "again":
+            tag = draw(st.sampled_from(NAMING))
+            data[at:at] = struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, b"UI", 8) + b"1.2.3.4\0"
         elif change == "length":
             data[at : at + 4] = struct.pack("<I", draw(st.sampled_from(LENGTHS)))
         elif change == "short length":
@@ -102,6 +113,12 @@ def examined(file: bytes, step: int, *, bare: bool) -> tuple[Identity, bytes] | 
         return None
 
 
+def patient_ids(read: pydicom.Dataset) -> list[str]:
+    """The Patient ID as pydicom reads it, in its parts where backslashes stand in it."""
+    value = read.get("PatientID") or ""
+    return [value] if isinstance(value, str) else list(value)
+
+
 @settings(
     max_examples=LONG or 400, deadline=None, derandomize=not LONG, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -124,6 +141,7 @@ def test_what_is_accepted_is_read_alike_by_pydicom(file: bytes, step: int, bare:
             ("SeriesInstanceUID", identity.series_instance_uid),
         ):
             assert str(read[keyword].value) == uid, keyword
+        assert patient.read(identity) == levels.storable("\\".join(filter(None, patient_ids(read))))
         for tags in (levels.STUDY_LEVEL, levels.SERIES_LEVEL):
             assert isinstance(levels.attributes(identity.values, identity.syntax, tags), dict)
         try:

@@ -266,6 +266,84 @@ def assert_ambiguous(
     assert "more than once" in refused(store(receipt, other), other)
 
 
+def changed(file: bytes, keyword: str, vr: bytes | None = None, start: bytes | None = None) -> bytes:
+    """The file with another VR of an element of its data set, or other first bytes of the value."""
+    tag = pydicom.datadict.tag_for_keyword(keyword)
+    assert tag is not None
+    at = file.rindex(struct.pack("<HH", tag >> 16, tag & 0xFFFF) + pydicom.datadict.dictionary_VR(tag).encode())
+    if vr is not None:
+        return file[: at + 4] + vr + file[at + 6 :]
+    assert start is not None
+    return file[: at + 8] + start + file[at + 8 + len(start) :]
+
+
+# Found by comparing with pydicom what was taken of objects with bytes changed: two readers would read each of them differently.
+READ_IN_TWO_WAYS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "a UID behind zero bytes": (lambda f: changed(f, "StudyInstanceUID", start=b"\0\0"), "Study Instance UID is malformed"),
+    "a UID behind a blank": (lambda f: changed(f, "SeriesInstanceUID", start=b" "), "Series Instance UID is malformed"),
+    "a UID of numbers": (lambda f: changed(f, "SOPInstanceUID", b"FL"), "SOP Instance UID has the VR FL"),
+    "a UID of tags": (lambda f: changed(f, "SOPClassUID", b"AT"), "SOP Class UID has the VR AT"),
+    "a UID of a VR nobody knows": (lambda f: changed(f, "SOPInstanceUID", b"HI"), "SOP Instance UID has the VR HI"),
+    "a UID that is a sequence too": (
+        lambda f: before_pixels(
+            f, element(0x0008, 0x0018, b"SQ", b"", UNDEFINED) + struct.pack("<HHI", *SEQUENCE_END, 0)
+        ),
+        "SOP Instance UID stands more than once",
+    ),
+    "two patients": (lambda f: before_pixels(f, element(0x0010, 0x0020, b"LO", b"0815")), "Patient ID stands more than once"),
+    "a patient of numbers": (lambda f: changed(f, "PatientID", b"US"), "Patient ID has the VR US"),
+    "two character sets": (
+        lambda f: before_pixels(f, element(0x0008, 0x0005, b"CS", b"ISO_IR 100")), "Character Set stands more than once",
+    ),
+    "a character set of numbers": (lambda f: changed(f, "SpecificCharacterSet", b"US"), "Character Set has the VR US"),
+    "a character set behind zero bytes": (
+        lambda f: changed(f, "SpecificCharacterSet", start=b"\0\0"), "Specific Character Set is malformed",
+    ),
+    "the end of an item outside": (
+        lambda f: before_pixels(f, struct.pack("<HHI", *ITEM_END, 0)), "(FFFE,E00D) stands outside a sequence",
+    ),
+    "the end of an item outside, with a VR": (
+        lambda f: f.replace(b"\x08\0\x20\0DA", struct.pack("<HH", *ITEM_END) + b"DA"),
+        "(FFFE,E00D) stands outside a sequence",
+    ),
+    "zero bytes and then more": (lambda f: before_pixels(f, bytes(8)), "followed by something else"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ_IN_TWO_WAYS)
+def test_what_two_readers_take_for_different_objects_is_not_archived(
+    name: str, receipt: Receipt, store: Store, make: Make, encode: Encode, refused: Refused
+) -> None:
+    change, words = READ_IN_TWO_WAYS[name]
+    file = change(encode(make()))
+    assert words in refused(store(receipt, file), file)
+
+
+def test_a_patient_id_of_any_length_or_with_a_backslash_is_not_taken_for_another(
+    receipt: Receipt, store: Store, make: Make, encode: Encode, refused: Refused, database: Database
+) -> None:
+    first = make(PatientID="A\\B")
+    assert store(receipt, encode(first)).outcome is Outcome.STORED
+    with database.transaction() as connection:
+        assert connection.execute("SELECT patient_id FROM study").fetchone() == {"patient_id": "A\\B"}
+    other = make(PatientID="A\\C", StudyInstanceUID=first.StudyInstanceUID)
+    assert "another Patient ID" in refused(store(receipt, encode(other)), encode(other))
+    endless = before_pixels(encode(make(PatientID=None)), element(0x0010, 0x0020, b"UT", b"4711" * 5000))
+    assert "Patient ID is longer than" in refused(store(receipt, endless), endless)
+
+
+def test_an_attribute_whose_value_breaks_its_vr_does_not_break_the_association(
+    receipt: Receipt, store: Store, make: Make, encode: Encode, database: Database
+) -> None:
+    made = make(SeriesNumber=None)
+    file = before_pixels(encode(made), element(0x0020, 0x0011, b"FD", b"1.5"))  # not eight bytes
+    assert store(receipt, file).outcome is Outcome.STORED
+    with database.transaction() as connection:
+        row = connection.execute("SELECT s.attributes FROM series s").fetchone()
+    assert row is not None
+    assert "00200011" not in row["attributes"]
+
+
 def test_one_uid_for_study_series_and_instance_is_taken_as_it_is(
     receipt: Receipt, store: Store, make: Make, encode: Encode
 ) -> None:
