@@ -33,10 +33,11 @@ class Entry:
 COMMANDS: dict[str, Entry] = {
     "up": Entry("up", "Start everything on this machine, in the foreground."),
     "demo": Entry("demo", "Send a real image in, watch the results come out."),
-    "status": Entry("status", "Show the processes, addresses and readiness of the platform."),
+    "status": Entry("status", "Show the processes, components and addresses of the platform."),
     "doctor": Entry("doctor", "Look for what would keep the platform from working, and say how to mend it."),
     "import": Entry("archive", "Put files or folders of DICOM objects into the archive."),
     "send": Entry("send", "Send DICOM objects to a peer over the network."),
+    "receiver": Entry("receiver", "Replace the receiver's processes without losing an association.", group=True),
     "algorithm": Entry("algorithm", "Validate, install, try and list algorithms.", group=True),
     "run": Entry("run", "Start, list, show and cancel runs.", group=True),
     "rules": Entry("rules", "Load, test and explain the routing rules.", group=True),
