@@ -143,12 +143,15 @@ def replay(
     if as_json:
         typer.echo(json.dumps(answer))
         return
-    table = Table("rule", "series", "runs", "for example", show_edge=False)
+    table = Table("rule", "series", "runs", "sent", "for example", show_edge=False)
     for item in answer["rules"]:
-        table.add_row(item["rule"], str(item["matched"]), str(item["runs"]), (item["series"] or [""])[0])
+        table.add_row(
+            item["rule"], str(item["matched"]), str(item["runs"]), str(item["sends"]), (item["series"] or [""])[0]
+        )
     Console().print(table)
     typer.echo(
-        f"{answer['series']} series, {answer['unmatched']} of them without a matching rule, {answer['runs']} runs."
+        f"{answer['series']} series, {answer['unmatched']} of them without a matching rule, {answer['runs']} runs,"
+        f" {answer['sends']} sent to other nodes."
     )
 
 
@@ -205,6 +208,8 @@ def _print_decision(decision: dict[str, Any], as_json: bool) -> None:
     console.print(f"Projects: {', '.join(decision['projects']) or 'none assigned'}")
     if decision["datasets"]:
         console.print("Datasets: " + ", ".join(f"{item['project']}/{item['name']}" for item in decision["datasets"]))
+    for send in decision["sends"]:
+        console.print(f"Sent to {send['node']} (rule '{send['rule']}')")
     for run in decision["runs"]:
         version = f" {run['version']}" if run["version"] else ""
         console.print(f"Runs {run['algorithm']}{version} in project {run['project']} (rule '{run['rule']}')")

@@ -1,6 +1,6 @@
 """Route a complete series: gather its facts, decide, put it into its projects and datasets, keep the decision.
 
-Not here: the decision (evaluate), asking for the runs (insitu.runs; the decision lists them).
+Not here: the decision (evaluate), asking for the runs (insitu.runs) and queueing what is sent (sending).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from insitu.archive import datasets, index, links
 from insitu.archive.completeness import CompleteSeries
 from insitu.database import Connection
 from insitu.errors import NotFound
+from insitu.nodes import registry
 from insitu.settings import Settings
 
 from . import store
@@ -27,7 +28,7 @@ def apply(connection: Connection, settings: Settings, series: CompleteSeries) ->
     Returns
     -------
     Decision
-        Its `runs` are left to the caller.
+        Its `runs` and `sends` are left to the caller.
     """
     version, rules = store.current(connection)
     facts = gather(connection, settings, series.series_id, series.revision)
@@ -53,6 +54,14 @@ def keep(connection: Connection, series: CompleteSeries, decision: Decision) -> 
     )
 
 
+def add(connection: Connection, series: CompleteSeries, name: str, answers: list[dict[str, Any]]) -> None:
+    """Keep with a decision what became of what it asked for."""
+    connection.execute(
+        "UPDATE routing_decision SET body = body || jsonb_build_object(%s::text, %s::jsonb) WHERE series = %s AND revision = %s",
+        (name, Jsonb(answers), series.series_id, series.revision),
+    )
+
+
 def evaluate_series(
     connection: Connection, settings: Settings, rules: RuleSet, facts: Facts, *, version: int | None = None
 ) -> Decision:
@@ -62,6 +71,7 @@ def evaluate_series(
         facts,
         version=version,
         known_projects=store.known_projects(connection),
+        known_nodes=frozenset(node.name for node in registry.listed(connection)),
         default_project=settings.default_project,
         chain_depth=settings.chain_depth,
     )

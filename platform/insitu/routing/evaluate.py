@@ -80,6 +80,15 @@ class DatasetTarget(BaseModel):
     name: str
 
 
+class SendRequest(BaseModel):
+    """A node that a rule sends the series to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    node: str
+    rule: str
+
+
 class Decision(BaseModel):
     """What is to be done with a series, and why."""
 
@@ -90,6 +99,7 @@ class Decision(BaseModel):
     projects: tuple[str, ...] = ()
     datasets: tuple[DatasetTarget, ...] = ()
     runs: tuple[RunRequest, ...] = ()
+    sends: tuple[SendRequest, ...] = ()
     depth: int = Field(default=1, description="Position of these runs in a chain of runs.")
     trace: tuple[Step, ...] = ()
     failed: str | None = Field(default=None, description="Why no decision could be made, where that is so.")
@@ -104,6 +114,7 @@ def decide(
     *,
     version: int | None = None,
     known_projects: frozenset[str] | None = None,
+    known_nodes: frozenset[str] | None = None,
     default_project: str = "inbox",
     chain_depth: int = 4,
 ) -> Decision:
@@ -118,6 +129,8 @@ def decide(
         Version under which the rule set is kept, for the record.
     known_projects : frozenset of str, optional
         Projects that exist; a rule that names another one does not assign it. None: all names are taken to exist.
+    known_nodes : frozenset of str, optional
+        Nodes in the register; a rule that names another one sends nothing there. None: all names are taken to exist.
     default_project : str
         Where runs happen if neither a rule nor the sender named a project.
     chain_depth : int
@@ -127,6 +140,7 @@ def decide(
     projects: list[str] = []
     datasets: list[DatasetTarget] = []
     wanted: list[tuple[Rule, tuple[str, ...] | None]] = []
+    sends: dict[str, SendRequest] = {}
     stopped_by: str | None = None
     for rule in rule_set.in_order():
         if stopped_by is not None:
@@ -152,6 +166,11 @@ def decide(
                     notes.append("its algorithms do not run because they have no project")
                 else:
                     wanted.append((rule, named if rule.then.project is not None else None))
+            for node in rule.then.send_to:
+                if known_nodes is not None and node not in known_nodes:
+                    notes.append(f"nothing is sent to '{node}' because there is no such node")
+                else:
+                    sends.setdefault(node, SendRequest(node=node, rule=rule.name))
             step = step.model_copy(update={"notes": tuple(notes), "projects": named})
             if rule.then.stop:
                 stopped_by = rule.name
@@ -162,6 +181,7 @@ def decide(
         projects=tuple(projects),
         datasets=tuple(datasets),
         runs=_runs(wanted, everywhere),
+        sends=tuple(sends.values()),
         depth=facts.depth + 1,
         trace=tuple(steps),
     )

@@ -1,4 +1,4 @@
-"""Rules as data: which series go to which projects and datasets, and which algorithms run on them.
+"""Rules as data: which series go to which projects, datasets and other nodes, and which algorithms run on them.
 
 Not here: what a condition may say (conditions), whether a rule matches (evaluate), where rule sets are kept (store).
 """
@@ -15,6 +15,7 @@ from .patterns import template_names
 
 Source = Literal["received", "result", "any"]
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+NAME_PATTERN = rf"^{NAME.pattern}$"
 Parameters = dict[str, Any]
 
 
@@ -41,6 +42,9 @@ class Actions(BaseModel):
         None, max_length=128, description="Dataset of that project the series is added to; made if it is new."
     )
     algorithms: tuple[RunAlgorithm, ...] = Field((), description="Algorithms to run; results belong to the project.")
+    send_to: tuple[Annotated[str, Field(pattern=NAME_PATTERN)], ...] = Field(
+        (), max_length=16, description="Nodes the series is sent to, each object once; see `insitu node list`."
+    )
     again: bool = Field(
         False, description="Run the algorithms again when late objects make a new revision of the series."
     )
@@ -48,8 +52,8 @@ class Actions(BaseModel):
 
     @model_validator(mode="after")
     def _does_something(self) -> Actions:
-        if self.project is None and self.dataset is None and not self.algorithms and not self.stop:
-            raise ValueError("name a project, a dataset, algorithms, or `stop: true`")
+        if self.project is None and self.dataset is None and not (self.algorithms or self.send_to or self.stop):
+            raise ValueError("name a project, a dataset, algorithms, `send_to`, or `stop: true`")
         if self.dataset is not None and self.project is None:
             raise ValueError("a dataset belongs to a project: name the project too")
         for what in ("project", "dataset"):
@@ -66,7 +70,7 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Unique name, shown in every explanation.")
+    name: str = Field(pattern=NAME_PATTERN, description="Unique name, shown in every explanation.")
     description: str = Field("", max_length=1000, description="What the rule is for.")
     priority: int = Field(0, ge=-1_000_000, le=1_000_000, description="Higher ones are asked first; ties by name.")
     enabled: bool = Field(True, description="A rule that is not enabled never matches.")

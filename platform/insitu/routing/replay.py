@@ -17,11 +17,12 @@ EXAMPLES = 5  # series named per rule
 
 
 class RuleCount(BaseModel):
-    """How often one rule would match, and how many runs it would ask for."""
+    """How often one rule would match, how many runs it would ask for, and how many series it would send to a node."""
 
     rule: str
     matched: int = 0
     runs: int = 0
+    sends: int = 0
     series: list[str] = []  # Series Instance UIDs of the first few
 
 
@@ -31,6 +32,7 @@ class Replay(BaseModel):
     series: int = 0
     unmatched: int = 0
     runs: int = 0
+    sends: int = 0
     rules: list[RuleCount] = []
 
 
@@ -53,6 +55,7 @@ def replay(connection: Connection, settings: Settings, rules: RuleSet, *, limit:
         decision = evaluate_series(connection, settings, rules, facts)
         outcome.series += 1
         outcome.runs += len(decision.runs)
+        outcome.sends += len(decision.sends)
         matched = [step.rule for step in decision.trace if step.outcome == "matched"]
         outcome.unmatched += not matched
         for name in matched:
@@ -61,4 +64,6 @@ def replay(connection: Connection, settings: Settings, rules: RuleSet, *, limit:
                 counts[name].series.append(row["series_instance_uid"])
         for run in decision.runs:
             counts[run.rule].runs += 1
+        for send in decision.sends:
+            counts[send.rule].sends += 1
     return outcome

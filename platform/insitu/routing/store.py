@@ -10,7 +10,8 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from insitu.database import Connection, Row
-from insitu.errors import Invalid, NotFound
+from insitu.errors import Conflict, Invalid, NotFound
+from insitu.nodes import registry
 
 from .cycles import find_cycle
 from .model import RuleSet
@@ -25,7 +26,7 @@ def save(connection: Connection, rule_set: RuleSet, by: str) -> int:
     Raises
     ------
     Invalid
-        A rule names a project or algorithm that does not exist, or rules on results would go round in a circle.
+        A rule names a project, algorithm or node that does not exist, or rules on results would go round in a circle.
     """
     check(connection, rule_set)
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
@@ -43,6 +44,7 @@ def check(connection: Connection, rule_set: RuleSet) -> None:
     rows = connection.execute("SELECT name, version FROM algorithm").fetchall()
     algorithms = {(row["name"], row["version"]) for row in rows}
     names = {name for name, _ in algorithms}
+    nodes = {node.name: node for node in registry.listed(connection)}
     for rule in rule_set.rules:
         project = rule.then.project
         if project is not None and not template_names(project) and project not in projects:
@@ -51,6 +53,20 @@ def check(connection: Connection, rule_set: RuleSet) -> None:
                 value=project,
                 remedy=f"Create it first: insitu project create {project}",
             )
+        for name in rule.then.send_to:
+            if name not in nodes:
+                raise Invalid(
+                    f"The rule '{rule.name}' sends to a node that does not exist",
+                    value=name,
+                    remedy=f"Describe it first: insitu node add {name}; `insitu node list` shows what there is",
+                )
+            if not nodes[name].callable_by_dimse and nodes[name].url is None:
+                raise Invalid(
+                    f"The rule '{rule.name}' sends to a node that cannot be called",
+                    value=name,
+                    why="it has neither host and port nor the URL of a DICOMweb service",
+                    remedy=f"Describe it anew with its address: insitu node add {name}",
+                )
         for item in rule.then.algorithms:
             if item.name not in names or (item.version is not None and (item.name, item.version) not in algorithms):
                 raise Invalid(
@@ -67,6 +83,22 @@ def check(connection: Connection, rule_set: RuleSet) -> None:
             why="An algorithm would run on what came of its own results, again and again",
             remedy="Say in these rules whose results they are for, for example `algorithm: NAME`",
         )
+
+
+def check_free(connection: Connection, node: str) -> None:
+    """Return if no rule in force sends to a node, so that it may go or lose its address.
+
+    Raises
+    ------
+    Conflict
+        One does; its series would not be sent any more and nobody would notice.
+    """
+    rules = [rule.name for rule in current(connection)[1].rules if rule.enabled and node in rule.then.send_to]
+    if rules:
+        raise Conflict(
+            "Rules in force send to this node", value=node, why=f"these do: {', '.join(rules)}",
+            remedy="Take the node out of these rules first: insitu rules set",
+        )  # fmt: skip
 
 
 def current(connection: Connection) -> tuple[int | None, RuleSet]:

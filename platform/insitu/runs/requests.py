@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg.types.json import Jsonb
-
 from insitu.algorithms import manifest as manifests
 from insitu.algorithms import registry, selector
 from insitu.archive import index
@@ -17,6 +15,7 @@ from insitu.archive.completeness import CompleteSeries
 from insitu.audit import trail
 from insitu.database import Connection
 from insitu.errors import Conflict, InsituError, Invalid, NotFound
+from insitu.routing import apply as routing
 from insitu.routing.evaluate import Decision
 
 from . import executions
@@ -164,9 +163,5 @@ def for_decision(connection: Connection, series: CompleteSeries, decision: Decis
             answer["refused"] = str(error)
         answers.append(answer)
     if answers:
-        connection.execute(
-            "UPDATE routing_decision SET body = body || jsonb_build_object('requests', %s::jsonb)"
-            " WHERE series = %s AND revision = %s",
-            (Jsonb(answers), series.series_id, series.revision),
-        )
+        routing.add(connection, series, "requests", answers)
     return answers

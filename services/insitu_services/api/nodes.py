@@ -15,6 +15,7 @@ from insitu.errors import InsituError
 from insitu.nodes import leases, registry
 from insitu.nodes.registry import Node
 from insitu.projects.permissions import Action, Principal, Resource, authorize
+from insitu.routing import store
 from insitu_services.peers import verify
 
 from .access import requires
@@ -60,6 +61,8 @@ def save(node: str, description: Description, principal: Manager, context: Ctx) 
     _authorize(principal, node)
     described = registry.node_of({**description.model_dump(), "name": node})
     with context.database.transaction() as connection:
+        if not described.callable_by_dimse and described.url is None:
+            store.check_free(connection, node)
         made = registry.save(connection, described)
         trail.record(
             connection, principal.name, "node-add" if made else "node-change", "node", node,
@@ -70,9 +73,10 @@ def save(node: str, description: Description, principal: Manager, context: Ctx) 
 
 @router.delete("/{node}")
 def remove(node: str, principal: Manager, context: Ctx) -> dict[str, Any]:
-    """Take a node out of the register; what is queued for it is cancelled."""
+    """Take a node out of the register; what is queued for it is cancelled. 409 where a rule sends to it."""
     _authorize(principal, node)
     with context.database.transaction() as connection:
+        store.check_free(connection, node)
         registry.remove(connection, node)
         cancelled = leases.abandon(connection, node, f"the node was removed by {principal.name}")
         trail.record(connection, principal.name, "node-remove", "node", node, detail={"cancelled": cancelled})

@@ -176,8 +176,17 @@ def _visible_part(item: dict[str, Any], visible: frozenset[str]) -> dict[str, An
         for step in decision["trace"]
         if step["outcome"] == "matched" and (step["rule"] in rules or visible & set(step["projects"]))
     ]
+    named = {step["rule"] for step in trace}
+    kept = {
+        name: [
+            answer for answer in decision[name] if answer["rule"] in named and answer.get("project") in (None, *visible)
+        ]
+        for name in ("sends", "requests", "transfers")
+        if name in decision
+    }
     shown = {
         **decision,
+        **kept,
         "projects": [project for project in decision["projects"] if project in visible],
         "datasets": [dataset for dataset in decision["datasets"] if dataset["project"] in visible],
         "runs": runs,

@@ -24,6 +24,7 @@ from insitu.database import Database
 from insitu.errors import InsituError, NotFound, Unavailable
 from insitu.events.wake import Listener
 from insitu.routing import apply as routing
+from insitu.routing import sending
 from insitu.routing.evaluate import Decision
 from insitu.runs import admission, requests
 from insitu.runs.engine import Engine
@@ -133,7 +134,7 @@ class Dispatcher:
             return completeness.absorb(connection, self.settings)
 
     def _complete(self) -> None:
-        """Complete what is due, route it and ask for its runs, in one transaction."""
+        """Complete what is due, route it, ask for its runs and queue what is sent, in one transaction."""
         with self.database.transaction() as connection:
             due = completeness.complete_due(connection, self.settings)
             for series in due:
@@ -142,6 +143,7 @@ class Dispatcher:
                         metadata.project_first(connection, self.blobs, series.series_id)
                         decision = routing.apply(connection, self.settings, series)
                         requests.for_decision(connection, series, decision)
+                        sending.for_decision(connection, series, decision)
                 except psycopg.OperationalError:
                     raise  # the database is away: nothing of this turn happened
                 except Exception as error:

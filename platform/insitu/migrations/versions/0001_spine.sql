@@ -259,6 +259,12 @@ CREATE TABLE quarantine (                                -- what could not be ar
     at        timestamptz NOT NULL DEFAULT now()
 );
 
+CREATE TABLE journal_due (                               -- entries of the journal that the dispatcher is to write, so that the
+    id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,   -- transaction that made them need not wait for the disk
+    event    text NOT NULL,
+    content  jsonb NOT NULL
+);
+
 CREATE TABLE deletion (                                  -- what a person or a rule deleted; a rebuild leaves these objects out
     id                   uuid PRIMARY KEY,               -- names its entry in the journal
     at                   timestamptz NOT NULL,
@@ -272,6 +278,7 @@ CREATE TABLE deletion (                                  -- what a person or a r
     series               integer NOT NULL,
     instances            integer NOT NULL,
     bytes                bigint NOT NULL,
+    patient              bytea,                          -- SHA-256 of the Patient ID: by it the audit trail is still found
     keys                 text[]                          -- blobs that are to go; NULL once all is done
 );
 CREATE INDEX deletion_open ON deletion (at) WHERE keys IS NOT NULL;
@@ -379,6 +386,7 @@ CREATE TABLE transfer_object (
     at                timestamptz,                       -- of the last attempt
     PRIMARY KEY (transfer, sop_instance_uid)
 );
+CREATE INDEX transfer_object_sent ON transfer_object (sop_instance_uid);  -- what a rule has sent already
 CREATE INDEX transfer_object_waiting ON transfer_object (transfer, next_attempt) WHERE state = 'waiting';
 
 CREATE TABLE retrieval (                                 -- a study or series that is to be fetched from a node
