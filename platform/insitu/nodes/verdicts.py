@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 DUPLICATE_SOP_INSTANCE = 0x0111
+TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122  # of STOW-RS
 
 
 class Verdict(StrEnum):
@@ -37,6 +38,7 @@ _KNOWN = {
     0xB006: (Verdict.WARNING, "stored; the peer discarded some elements"),
     0xB007: (Verdict.WARNING, "stored; the data set does not match the SOP class"),
     DUPLICATE_SOP_INSTANCE: (Verdict.WARNING, "the peer has an object with this SOP Instance UID already"),
+    TRANSFER_SYNTAX_NOT_SUPPORTED: (Verdict.REFUSED, "the peer does not take this transfer syntax"),
     0x0110: (Verdict.RETRY, "processing failure"),
     0x0117: (Verdict.REFUSED, "invalid SOP Instance UID"),
     0x0118: (Verdict.REFUSED, "no such SOP class"),

@@ -81,10 +81,7 @@ class TransferCarrier(Carrier):
                 mine = [item for item in group if item["transfer"] not in lost]
                 if not mine:
                     continue
-                answers = stowing.store(node, session, self._archive.blobs, mine)
-                if len(mine) > 1 and all(answer.status is None for answer in answers):
-                    # the whole request was refused, perhaps for one object's sake
-                    answers = [stowing.store(node, session, self._archive.blobs, [item])[0] for item in mine]
+                answers = stowing.deliver(node, session, self._archive.blobs, mine)
                 for item, answer in zip(mine, answers, strict=True):
                     self._note(work, item, answer, lost)
                 if any(answer.status is not None and answer.status >> 8 == 0xA7 for answer in answers):

@@ -312,7 +312,12 @@ def test_orthanc_as_a_dicomweb_service_gives_or_gets_other_objects(site: Site, t
             finding.studies(broken, site.settings, Query(patient_id="4712"), by_web=True)
 
         # and back again: what is here goes to it by STOW-RS
-        study, uids = site.study(20)
+        study, uids = site.study(18)
+        for syntax in (RLELossless, JPEG2000Lossless):
+            small = image(StudyInstanceUID=study)
+            small.compress(syntax, generate_instance_uid=False)
+            site.store(small)
+            uids.append(str(small.SOPInstanceUID))
         with site.exchanging():
             sent = site.ended(site.send(study, "pacs"))
         assert (sent["way"], sent["state"], sent["sent"]) == ("stow", "done", 20), sent
