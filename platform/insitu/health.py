@@ -28,7 +28,7 @@ from insitu.settings import Settings
 
 ANSWER_SECONDS = 3.0
 SLOW_SECONDS = 2.0  # of an answer
-LOCK_SECONDS = 10.0  # of waiting for a lock
+LOCK_SECONDS = 5.0  # of waiting for a lock
 SILENT_FOR = 60.0  # seconds for which a silent process of PostgreSQL is told
 MOST_WAITING = 10_000  # events; more than a dispatcher that works leaves behind
 AGAIN = 1.0  # seconds for which an answer is good

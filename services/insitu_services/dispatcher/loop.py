@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -62,7 +63,8 @@ class Dispatcher:
         self.blobs = blobs
         self.engine = engine
         self.launcher = launcher
-        self._unposted: dict[str, float] = {}
+        self._unposted: dict[str, None] = {}  # admitted, in their order, and not yet with the engine
+        self._admitted = threading.Event()
         self._unprojected: deque[int] = deque()
         self._next: dict[str, float] = {}
         read, self._stop_writer = os.pipe()
@@ -77,6 +79,8 @@ class Dispatcher:
     def run(self) -> None:
         """Work until `stop()`."""
         self.adopt()
+        # In a thread of its own: an engine that is slow or silent holds up no series.
+        threading.Thread(target=self._talk, name="engine", daemon=True).start()
         listener: Listener | None = None
         while not self.stopping:
             wait = self.turn()
@@ -90,16 +94,26 @@ class Dispatcher:
                     listener.close()
                 listener = None
                 time.sleep(min(1.0, max(0.1, wait)))
+        self._admitted.set()
+
+    def _talk(self) -> None:
+        while not self.stopping:
+            self.hand_over()
+            self._admitted.wait(POST_AGAIN)
+            self._admitted.clear()
+
+    def hand_over(self) -> None:
+        """Tell the engine what was admitted, and settle what it lost."""
+        self._guarded("post", self._post)
+        self._every("reconcile", RECONCILE_EVERY, self._reconcile)
 
     def turn(self) -> float:
-        """Do everything that is due once; seconds until something is due again."""
+        """Do everything that is due in the archive once; seconds until something is due again."""
         self._every("sign of life", life.EVERY, self._sign)
         more = self._guarded("absorb", self._absorb)
         self._guarded("complete", self._complete)
         self._guarded("admit", self._admit)
-        self._guarded("post", self._post)
         self._every("seal", SEAL_EVERY, self._seal)
-        self._every("reconcile", RECONCILE_EVERY, self._reconcile)
         self._guarded("project", self._project)
         if more or self._unprojected:
             return 0.0
@@ -169,17 +183,19 @@ class Dispatcher:
     def _admit(self) -> None:
         with self.database.transaction() as connection:
             admitted = admission.admit(connection, self.settings.runs_at_once)
-        for execution in admitted:
-            self._unposted[execution] = 0.0
+        if admitted:
+            self._unposted.update(dict.fromkeys(admitted))
+            self._admitted.set()
 
     def _post(self) -> None:
         """Hand admitted executions to the engine; one that it did not take is posted again after a while."""
-        for execution, not_before in list(self._unposted.items()):
-            if time.monotonic() < not_before:
-                continue
-            self._unposted[execution] = time.monotonic() + POST_AGAIN
-            self.engine.start(execution)
-            del self._unposted[execution]
+        for execution in list(self._unposted):
+            if self._guarded(f"run {execution}", lambda execution=execution: self._start(execution)):
+                del self._unposted[execution]
+
+    def _start(self, execution: str) -> bool:
+        self.engine.start(execution)
+        return True
 
     def adopt(self) -> None:
         """After a restart: executions that were admitted and may not have reached the engine. Posting twice is harmless."""
@@ -187,7 +203,7 @@ class Dispatcher:
         def look() -> None:
             with self.database.transaction() as connection:
                 rows = connection.execute("SELECT id FROM execution WHERE state = 'submitted'").fetchall()
-            self._unposted.update({row["id"]: 0.0 for row in rows})
+            self._unposted.update(dict.fromkeys(row["id"] for row in rows))
 
         self._guarded("adopt", look)
 

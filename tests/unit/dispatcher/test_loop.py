@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,9 +115,8 @@ def test_metadata_is_made_for_a_complete_series(
     assert row == {"state": "complete", "made": 2}
 
 
-def test_a_dispatcher_that_starts_hands_over_what_an_earlier_one_admitted(
-    database: Database, archive: Archive, settings: Settings
-) -> None:
+def admitted(database: Database) -> None:
+    """An execution that an earlier dispatcher admitted and may not have handed over."""
     with database.transaction() as connection:
         connection.execute("INSERT INTO project (name) VALUES ('trial')")
         connection.execute(
@@ -130,8 +131,53 @@ def test_a_dispatcher_that_starts_hands_over_what_an_earlier_one_admitted(
             "INSERT INTO execution (id, run, number, state, requested_by, admitted_at)"
             " VALUES ('abc-1', 'abc', 1, 'submitted', 'test', now())"
         )
+
+
+def test_a_dispatcher_that_starts_hands_over_what_an_earlier_one_admitted(
+    database: Database, archive: Archive, settings: Settings
+) -> None:
+    admitted(database)
     engine = ScriptedEngine()
     dispatcher = Dispatcher(settings, database, archive.blobs, engine, ProcessLauncher(settings.jobs))  # type: ignore[arg-type]
     dispatcher.adopt()
     dispatcher.turn()
+    dispatcher.hand_over()
     assert engine.started == ["abc-1"]
+
+
+class HangingEngine(ScriptedEngine):
+    """Takes nothing and does not answer, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.let_go = threading.Event(), threading.Event()
+
+    def start(self, execution: str) -> bool:
+        self.asked.set()
+        self.let_go.wait(120)
+        return super().start(execution)
+
+
+def test_an_engine_that_does_not_answer_holds_up_no_series(
+    database: Database, archive: Archive, settings: Settings, tmp_path: Path
+) -> None:
+    admitted(database)
+    engine = HangingEngine()
+    dispatcher = Dispatcher(settings, database, archive.blobs, engine, ProcessLauncher(settings.jobs))  # type: ignore[arg-type]
+    running = threading.Thread(target=dispatcher.run)
+    running.start()
+    try:
+        assert engine.asked.wait(120)
+        series = stored(archive, tmp_path / "series")
+        deadline = time.monotonic() + 120
+        while decision_of(database, series) is None:
+            assert time.monotonic() < deadline, "the series waits for the engine"
+            time.sleep(0.05)
+        engine.let_go.set()
+        while engine.started != ["abc-1"]:
+            assert time.monotonic() < deadline, "the run was not handed over"
+            time.sleep(0.05)
+    finally:
+        engine.let_go.set()
+        dispatcher.stop()
+        running.join(120)

@@ -17,6 +17,7 @@ from pydicom.uid import generate_uid
 
 from insitu.database import Database
 from tests.database_server import Server
+from tests.disks import small_disk
 from tests.tools import needs_program
 
 from .conftest import Receiver
@@ -114,3 +115,26 @@ def test_no_object_is_taken_below_the_reserve_of_the_disk(start: Callable[..., R
     assert not stored(receiver, OBJECT)
     assert receiver.count("instance") == 0
     assert "The disk is nearly full" in receiver.log.read_text()
+
+
+def test_a_read_only_and_a_full_disk_make_senders_try_again(
+    database_dsn: str, database: Database, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    with small_disk(home / "blobs") as disk:
+        receiver = Receiver(database_dsn, home, database, disk_reserve="0")
+        try:
+            assert stored(receiver, another(tmp_path))
+            for begin, end in (
+                (lambda: disk.read_only(True), lambda: disk.read_only(False)),
+                (disk.fill, disk.empty),
+            ):
+                file = another(tmp_path)
+                before = receiver.count("instance")
+                begin()
+                assert not stored(receiver, file)
+                assert receiver.count("instance") == before
+                end()
+                assert stored(receiver, file)
+        finally:
+            receiver.stop()
