@@ -285,7 +285,7 @@ def with_metadata(receiver: Receiver) -> None:
 def test_a_cancel_ends_a_query_and_memory_does_not_grow_with_its_matches(receiver: Receiver) -> None:
     node(receiver)
     store(receiver, [image()])
-    count = 30_000
+    count = 100_000
     with receiver.database.transaction() as connection:
         connection.execute(
             "INSERT INTO study (study_instance_uid, patient_id, attributes) SELECT '1.2.3.' || n, 'P' || n,"
@@ -316,5 +316,9 @@ def test_a_cancel_ends_a_query_and_memory_does_not_grow_with_its_matches(receive
     assert last == 0xFE00
     assert 3000 <= got < count
     assert largest - before < 40_000_000
+    said = receiver.run("findscu", "-d", "-S", "-aet", "PACS", "-aec", "INSITU", "--cancel", "50", "-k", "QueryRetrieveLevel=STUDY",
+                        "-k", "StudyInstanceUID", "127.0.0.1", str(receiver.port))  # fmt: skip
+    assert "0xfe00" in said.stderr.rpartition("Find Response")[2], said.stderr[-2000:]
+    assert 50 <= said.stderr.count("0xff00: Pending") < count, said.stderr[-2000:]
     # the same association and process go on as if nothing had been
     assert len(ask(receiver, STUDY_ROOT, QueryRetrieveLevel="STUDY", PatientID="P17", StudyInstanceUID="")[0]) == 1

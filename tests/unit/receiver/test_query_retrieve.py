@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from pathlib import Path
 
@@ -229,6 +230,29 @@ def test_a_cancel_ends_a_retrieval(receiver: Receiver) -> None:
             fetcher.association.send_c_cancel(9, context.context_id)
     assert last.Status == 0xFE00
     assert 0 < last.NumberOfRemainingSuboperations < 60
+    assert last.NumberOfCompletedSuboperations == len(fetcher.got) == 60 - last.NumberOfRemainingSuboperations
+    assert (last.NumberOfFailedSuboperations, last.NumberOfWarningSuboperations) == (0, 0)
     last, _ = fetcher.get(QueryRetrieveLevel="STUDY", StudyInstanceUID=images[0].StudyInstanceUID)
     assert (last.Status, last.NumberOfCompletedSuboperations) == (0, 60)
     fetcher.end()
+
+
+def test_a_cancelled_move_sends_on_or_counts_wrongly(receiver: Receiver, tmp_path: Path) -> None:
+    need_program("movescu", "dcmtk")
+    images = series(60)
+    node(receiver)
+    store(receiver, images)
+    with storescp(tmp_path / "moved") as peer:
+        node(receiver, "DEST", host="127.0.0.1", port=peer.port)
+        said = receiver.run("movescu", "-d", "-S", "-aet", "PACS", "-aec", "INSITU", "-aem", "DEST", "--cancel", "3",
+                            "-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={images[0].StudyInstanceUID}",
+                            "127.0.0.1", str(receiver.port))  # fmt: skip
+        arrived = len(list(peer.folder.iterdir()))
+    final = said.stderr.rpartition("Final Move Response")[2]
+    counts = {
+        name: int(number)
+        for name, number in re.findall(r"(Remaining|Completed|Failed|Warning) Suboperations +: (\d+)", final)
+    }
+    assert "0xfe00" in final, said.stderr
+    assert counts == {"Remaining": 60 - arrived, "Completed": arrived, "Failed": 0, "Warning": 0}, said.stderr
+    assert 3 <= arrived < 60
