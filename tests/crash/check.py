@@ -23,6 +23,7 @@ from insitu.database import Database
 
 from .ledger import Ledger
 from .objects import Item, Key
+from .senders import CONTEXT
 from .site import PATIENCE, Site
 
 # Everything the blobs must give back; keys of rows differ, and receipts that brought nothing may be missing in the index.
@@ -186,10 +187,11 @@ def _fetch(site: Site, row: dict[str, Any]) -> list[str]:
             },
             timeout=PATIENCE,
             trust_env=False,
+            verify=CONTEXT,
         )
         if answer.status_code != 503 or time.monotonic() > deadline:
             break
-        time.sleep(0.2)  # "try again": just after its database came back
+        time.sleep(0.1)  # "try again": just after its database came back
     if answer.status_code != 200:
         return [f"object {row['sop_instance_uid']} cannot be fetched: {answer.status_code} {answer.text[:200]}"]
     boundary = answer.headers["content-type"].partition("boundary=")[2].strip('"').split(";")[0].strip('"')

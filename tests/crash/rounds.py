@@ -11,7 +11,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -269,11 +270,23 @@ class Tally:
         What is not as it must be.
     again : int
         Objects that were sent again.
+    seconds : dict of str to float
+        Where the time went, by phase.
     """
 
     rounds: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     again: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time of a block."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
 
 def play(
@@ -307,34 +320,44 @@ def play(
             for part in load.requests
         ),
     ]
-    for thread in threads:
-        thread.start()
-    while not progress.reached.wait(0.01) and any(thread.is_alive() for thread in threads):
-        pass
-    time.sleep(delay)  # so that the moment falls between the steps of a sender, too
-    try:
-        fault.strike()
-        time.sleep(pause)
-        _mend_database(site)
+    with tally.phase("send"):
         for thread in threads:
-            thread.join(PATIENCE + stop)
-            assert not thread.is_alive(), "a sender has neither answer nor end"
-        fault.after()
+            thread.start()
+        while not progress.reached.wait(0.01) and any(thread.is_alive() for thread in threads):
+            if site.server.gone:  # by a fault that was set before
+                break
+        time.sleep(delay)  # so that the moment falls between the steps of a sender, too
+    try:
+        with tally.phase("strike"):
+            fault.strike()
+        with tally.phase("mend"):
+            time.sleep(pause)
+            _mend_database(site)
+        with tally.phase("senders end"):
+            for thread in threads:
+                thread.join(PATIENCE + stop)
+                assert not thread.is_alive(), "a sender has neither answer nor end"
+        with tally.phase("fault happens"):
+            fault.after()
     finally:
         for faults in (*site.faults.values(), site.server.faults):
             faults.off()
-    site.start()
+    with tally.phase("start"):
+        site.start()
     tally.rounds[kind] += 1
-    wrong = check.acknowledged(site, ledger, load.items) + check.events(site)
+    with tally.phase("check"):
+        wrong = check.acknowledged(site, ledger, load.items) + check.events(site)
     left = [item for item in load.items if not ledger.settled(item)]
     tally.again += len(left)
-    for _ in range(TRIES):  # as a sender does that is told to try again later
-        site.server.start()
-        senders.store(site.dicom_port, [item for item in left if not ledger.settled(item)], ledger.report)
-        if all(ledger.settled(item) for item in left):
-            break
+    with tally.phase("send again"):
+        for _ in range(TRIES):  # as a sender does that is told to try again later
+            site.server.start()
+            senders.store(site.dicom_port, [item for item in left if not ledger.settled(item)], ledger.report)
+            if all(ledger.settled(item) for item in left):
+                break
     wrong += [f"object {item.sop} cannot be sent again" for item in left if not ledger.settled(item)]
-    wrong += check.acknowledged(site, ledger, load.items, fetched=3)
+    with tally.phase("check and fetch"):
+        wrong += check.acknowledged(site, ledger, load.items, fetched=3)
     tally.wrong += [f"{kind}: {one}" for one in wrong]
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import httpx
 import psutil
@@ -37,44 +37,61 @@ from tests.peers import preload
 from tests.peers.orthanc import free_port
 
 from .faults import SHIM, Faults
+from .senders import CONTEXT
 
-STUCK = 40.0  # seconds without an answer, after which PostgreSQL is started anew, as whoever runs it would
 PATIENCE = 120.0  # seconds for what must happen; a busy machine is slow
 QUIET = 0.3  # seconds until a series is complete
+# The one setting that is not the product's: before it recovers, PostgreSQL synchronises its folder file by file, which takes most of
+# the time of a round. This is one call for the whole disk, and promises as much.
+QUICK = {"recovery_init_sync_method": "syncfs"}
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def until(what: str, done: Callable[[], object], seconds: float = PATIENCE) -> None:
+def until(what: str, done: Callable[[], object], seconds: float = PATIENCE, every: float = 0.01) -> None:
     """Wait for something that must happen."""
     deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline:
             raise AssertionError(f"this did not happen within {seconds:g} s: {what}")
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 class Spawner:
-    """The process that forks services (tests.crash.spawner)."""
+    """The process that starts all others and ends them when this one ends (tests.crash.spawner).
 
-    def __init__(self, library: Path, log: IO[str], control: Path) -> None:
+    Parameters
+    ----------
+    folder : Path
+        Where everything lives; removed in the end.
+    library : Path
+    control : Path
+        Of the library in the spawner itself.
+    """
+
+    def __init__(self, folder: Path, library: Path, control: Path) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("INSITU_")}
         path = os.pathsep.join([str(ROOT), *filter(None, [environment.get("PYTHONPATH")])])
         environment |= {"LD_PRELOAD": str(library), "CRASH_CONTROL": str(control), "PYTHONPATH": path}
         environment |= {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.spawner"], env=environment, cwd=ROOT, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-        )  # fmt: skip
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n", "the services cannot be imported"
+        with (folder / "spawner.log").open("w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.crash.spawner", str(folder)], env=environment, cwd=ROOT, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        self._log = folder / "spawner.log"
+        self._ready = False
 
-    def start(self, **request: Any) -> int:
-        """Fork a service; its process id."""
+    def start(self, **request: Any) -> Service:
+        """Start a process."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        if not self._ready:
+            said = self._process.stdout.readline()
+            assert said == "ready\n", "the services cannot be imported:\n" + self._log.read_text()[-2000:]
+            self._ready = True
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        return Service(int(self._process.stdout.readline()))
 
     def close(self) -> None:
         """End it and all it started."""
@@ -105,6 +122,20 @@ class Service:
             return [child for p in psutil.Process(self.pid).children(recursive=True) if (child := Service(p.pid)).alive]
         except psutil.NoSuchProcess:
             return []
+
+    def describe(self) -> str:
+        """What it is doing: state, pending signals, where in the kernel it waits."""
+        folder = Path(f"/proc/{self.pid}")
+        told = []
+        with contextlib.suppress(OSError):
+            told.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:80])
+            status = (folder / "status").read_text().splitlines()
+            told += [
+                line for line in status if line.startswith(("State", "PPid", "SigPnd", "ShdPnd", "SigBlk", "SigIgn"))
+            ]
+            told.append((folder / "wchan").read_text())
+            told.append((folder / "stack").read_text().replace("\n", " "))  # root only
+        return f"{self.pid}: " + ", ".join(told)
 
     def signal(self, number: int) -> None:
         """Send a signal, where it is still there."""
@@ -139,16 +170,18 @@ class Server:
         PostgreSQL's user can enter it.
     library : Path
         The shim, where that user can read it.
+    spawner : Spawner
     """
 
-    def __init__(self, folder: Path, library: Path) -> None:
+    def __init__(self, folder: Path, library: Path, spawner: Spawner) -> None:
         self.folder = folder
         self.data, self._socket = folder / "database", folder / "run"
         self._password = uuid.uuid4().hex
         postgres.prepare(self.data, self._socket, folder, self._password)
         self.faults = Faults(folder / "postgres.faults", self.data)
         self._library = library
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._spawner = spawner
+        self._first: Service | None = None
         self.start()
         with self.connect("postgres") as connection:
             connection.execute("CREATE DATABASE template_crash")
@@ -165,25 +198,34 @@ class Server:
             yield connection
 
     def start(self) -> None:
-        """Start it where it does not run, and wait until it has recovered."""
+        """Start it where it does not run, as the supervisor does, and wait until it has recovered.
+
+        Raises
+        ------
+        AssertionError
+            It lives and does not answer: nobody would start it anew.
+        """
         deadline = time.monotonic() + PATIENCE
-        stuck = time.monotonic() + STUCK
         while not self.answers():
-            if time.monotonic() > stuck and not self.gone:
-                # Seen once on a busy machine: one of its processes does not end, and it waits for that for ever.
-                self.kill(children=True)
-                stuck = deadline
             if self.gone:
-                line = postgres.command(self.data, self._socket, self.folder, **SERVER)
-                identity = postgres.identity()
-                identity["env"] = {
-                    "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC",
-                    "LD_PRELOAD": str(self._library), "CRASH_CONTROL": str(self.faults.file),
-                }  # fmt: skip
-                with (self.folder / "postgres.log").open("ab") as log:
-                    self._popen = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True, **identity)
-            assert time.monotonic() < deadline, "PostgreSQL does not start:\n" + self.log()[-2000:]
-            time.sleep(0.02)
+                user = postgres.run_as()
+                self._first = self._spawner.start(
+                    command=postgres.command(self.data, self._socket, self.folder, **SERVER, **QUICK),
+                    user=(user.pw_uid, user.pw_gid) if user else None,
+                    log=str(self.folder / "postgres.log"),
+                    environment={
+                        "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC",
+                        "LD_PRELOAD": str(self._library), "CRASH_CONTROL": str(self.faults.file),
+                    },
+                )  # fmt: skip
+            assert time.monotonic() < deadline, "PostgreSQL does not answer:\n" + self.autopsy()
+            time.sleep(0.03)
+
+    def autopsy(self) -> str:
+        """What its processes are doing, and what it wrote beside its refusals."""
+        processes = [] if self.gone else [self.postmaster, *self.postmaster.children()]
+        said = [line for line in self.log().splitlines() if "FATAL:  the database system is" not in line]
+        return "\n".join([*(process.describe() for process in processes), *said[-40:]])
 
     def log(self) -> str:
         """What it wrote."""
@@ -203,13 +245,13 @@ class Server:
     @property
     def gone(self) -> bool:
         """Whether its first process has ended."""
-        return self._popen is None or self._popen.poll() is not None
+        return self._first is None or not self._first.alive
 
     @property
     def postmaster(self) -> Service:
         """Its first process."""
-        assert self._popen is not None
-        return Service(self._popen.pid)
+        assert self._first is not None
+        return self._first
 
     def backends(self, database: str) -> list[Service]:
         """Its processes that serve connections to a database, other than ours."""
@@ -223,23 +265,8 @@ class Server:
         """SIGKILL the first process, and its children or not; those end by themselves then."""
         first = self.postmaster
         others = first.children()
-        assert self._popen is not None
         kill([first, *(others if children else [])])
-        self._popen.wait(timeout=PATIENCE)
         until("PostgreSQL's processes are gone", lambda: not any(service.alive for service in others))
-
-    def close(self) -> None:
-        """End it."""
-        self.faults.off()
-        if self._popen is not None and self._popen.poll() is None:
-            everything = [self.postmaster, *self.postmaster.children()]
-            for service in everything:
-                service.signal(signal.SIGCONT)
-            self._popen.send_signal(signal.SIGQUIT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._popen.wait(timeout=10)
-            kill(everything)
-            self._popen.wait(timeout=PATIENCE)
 
 
 class Site:
@@ -322,12 +349,11 @@ class Site:
         self.server.start()
         for name in ("receiver", "api", "dispatcher"):
             if name not in self.processes or not self.processes[name].alive:
-                pid = self._spawner.start(
+                self.processes[name] = self._spawner.start(
                     service=name, log=str(self.folder / f"{name}.log"), environment=self.environment,
                     control=str(self.faults[name].file),
                 )  # fmt: skip
-                self.processes[name] = Service(pid)
-        until("the receiver and the api answer", self._answers)
+        until("the receiver and the api answer", self._answers, every=0.03)
 
     def _answers(self) -> bool:
         for name, process in self.processes.items():
@@ -336,7 +362,7 @@ class Site:
             return False
         try:
             socket.create_connection(("127.0.0.1", self.dicom_port), timeout=10).close()
-            return httpx.get(f"{self.url}/readyz", timeout=10, trust_env=False).status_code == 200
+            return httpx.get(f"{self.url}/readyz", timeout=10, trust_env=False, verify=CONTEXT).status_code == 200
         except (OSError, httpx.HTTPError):
             return False
 
@@ -375,21 +401,15 @@ class Site:
 @contextmanager
 def bench(parent: Path | None = None) -> Iterator[Callable[..., Site]]:
     """PostgreSQL and the spawner; gives a function that makes sites. Everything has ended when the block is left."""
-    with tempfile.TemporaryDirectory(prefix="insitu-crash-", dir=parent) as name:
+    with tempfile.TemporaryDirectory(prefix="insitu-crash-", dir=parent, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
         library = folder / "shim.so"
         shutil.copy(preload.library(SHIM), library)  # PostgreSQL's user may not see the cache
         library.chmod(0o755)
-        server = spawner = None
+        spawner = Spawner(folder, library, Faults(folder / "idle.faults", folder / "nowhere").file)
         try:
-            server = Server(folder, library)
-            idle = Faults(folder / "idle.faults", folder / "nowhere")
-            with (folder / "spawner.log").open("w") as log:
-                spawner = Spawner(library, log, idle.file)
+            server = Server(folder, library, spawner)
             yield lambda **more: Site(server, spawner, folder / uuid.uuid4().hex[:8], **more)
         finally:
-            if spawner is not None:
-                spawner.close()
-            if server is not None:
-                server.close()
+            spawner.close()

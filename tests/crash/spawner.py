@@ -1,8 +1,10 @@
-"""Starts the platform's processes in a few milliseconds: everything is imported once, each process is a fork of this one.
+"""Starts the processes of a site, and ends all of them when the harness ends, however it ends.
 
-`python -m tests.crash.spawner` reads one JSON object a line: {"service", "log", "environment", "control"}, and answers with the
-process id. A process does what `python -m insitu_services.SERVICE` does. All end with this one's standard input.
-Not here: PostgreSQL, which runs as another user (site).
+`python -m tests.crash.spawner FOLDER` reads one JSON object a line: {"service", "log", "environment", "control"} for one of the
+platform's services, which is a fork of this process, where everything is imported, and does what `python -m insitu_services.SERVICE`
+does; or {"command", "user", "log", "environment"} for a program. It answers with the process id. When standard input ends, because it
+was closed or the harness was killed, everything that was started is killed with all below it, and FOLDER is removed.
+Not here: what is started when (site).
 """
 
 from __future__ import annotations
@@ -12,29 +14,48 @@ import ctypes
 import importlib
 import json
 import os
+import shutil
 import signal
 import sys
+import time
 import traceback
+from typing import Any
+
+import psutil
 
 SERVICES = ("receiver", "api", "dispatcher")
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def become(request: dict[str, object]) -> None:
-    """Turn this fork into a service. Never returns."""
+def tie() -> None:
+    """Be killed when the parent is."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def become(request: dict[str, Any]) -> None:
+    """Turn this fork into what is asked for. Never returns."""
     status = 1
     try:
         os.setsid()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        log = os.open(str(request["log"]), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for number in (signal.SIGCHLD, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         null = os.open(os.devnull, os.O_RDWR)
         for source, target in ((null, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
-        os.environ.update(request["environment"])  # type: ignore[call-overload]
-        attached = ctypes.CDLL(None).crash_attach(str(request["control"]).encode())
+        if request.get("user") is not None:
+            os.setgroups([])
+            os.setgid(request["user"][1])
+            os.setuid(request["user"][0])
+        tie()  # a change of user would have undone it
+        if "command" in request:
+            os.execve(request["command"][0], request["command"], request["environment"])  # noqa: S606
+        os.environ.update(request["environment"])
+        attached = ctypes.CDLL(None).crash_attach(request["control"].encode())
         assert attached == 0, "the preloaded library is not there"
         importlib.import_module(f"insitu_services.{request['service']}.__main__").main()
         status = 0
-    except BaseException:  # noqa: BLE001  # a fork must never run on into the loop below
+    except BaseException:  # noqa: BLE001  a fork must never run on into the loop below
         traceback.print_exc()
     finally:
         with contextlib.suppress(OSError, ValueError):
@@ -42,8 +63,25 @@ def become(request: dict[str, object]) -> None:
         os._exit(status)
 
 
+def end(started: list[int]) -> None:
+    """Kill what was started and lives, with all below it; processes of PostgreSQL have sessions of their own, and may stand still."""
+    for _ in range(100):
+        mine = [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+        for process in psutil.process_iter():  # of those whose parent has gone already
+            with contextlib.suppress(OSError):
+                if os.getsid(process.pid) in started and process.pid != os.getpid():
+                    mine.append(process)
+        if not mine:
+            return
+        for process in mine:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(0.02)
+
+
 def main() -> None:
     """Serve until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal it comes to the harness, too, which ends this one
     for name in SERVICES:
         importlib.import_module(f"insitu_services.{name}.__main__")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who has ended is gone at once
@@ -54,11 +92,10 @@ def main() -> None:
         if not pid:
             become(json.loads(line))
         started.append(pid)
-        print(pid, flush=True)
-    for pid in started:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getsid(pid) == pid:  # else the number is another's by now
-                os.killpg(pid, signal.SIGKILL)
+        with contextlib.suppress(BrokenPipeError):
+            print(pid, flush=True)
+    end(started)
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import random
 import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from . import check, objects, power, senders
-from .faults import SYNC
+from .faults import SYNC, Operation
 from .ledger import Ledger
 from .rounds import Tally, play
 from .senders import Answer
-from .site import Site, bench
+from .site import ROOT, Service, Site, bench, until
 from .sweep import WAYS, sweep
 
 pytestmark = [
@@ -133,3 +140,54 @@ def test_a_folder_whose_fsync_failed_is_made_durable_before_the_next_success(mak
         site.kill("receiver")
         power.lose(faults.recorded())
         assert check.acknowledged(site, ledger) == []
+
+
+def test_a_database_whose_recovery_fails_on_the_full_disk_ends_and_heals_when_it_is_started_again(
+    make: Callable[..., Site],
+) -> None:
+    choice = random.Random(SEED)
+    with make() as site:
+        ledger, server = Ledger(), site.server
+        items = [objects.image(choice, objects.uid(choice), objects.uid(choice), 1)]
+        ledger.will_send(items)
+        server.faults.fail(1, (Operation.WRITE,), errno.ENOSPC, on=True)
+        sender = threading.Thread(target=senders.store, args=(site.dicom_port, items, ledger.report))
+        sender.start()
+        # Left alone it would stay "in recovery mode" for ever, also when there is space again.
+        until("PostgreSQL ends where it cannot recover", lambda: server.gone, seconds=60)
+        server.faults.off()
+        site.start()
+        sender.join()
+        assert check.acknowledged(site, ledger) == []
+        senders.store(site.dicom_port, items, ledger.report)
+        assert ledger.answers[Answer.ACKNOWLEDGED] >= 1
+        assert check.acknowledged(site, ledger, fetched=1) == []
+
+
+# All of PostgreSQL stands still, so that it cannot see that its parent is gone.
+HARNESS = """
+import json, signal, time
+from tests.crash.site import bench
+with bench() as make, make() as site:
+    database = [site.server.postmaster, *site.server.postmaster.children()]
+    for one in database:
+        one.signal(signal.SIGSTOP)
+    started = [*database, *(one for name in site.processes for one in site.tree(name))]
+    print(json.dumps({"folder": str(site.server.folder), "started": [one.pid for one in started]}), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_nothing_is_left_where_the_harness_itself_is_killed() -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen(
+        [sys.executable, "-c", HARNESS], stdout=subprocess.PIPE, text=True, env=environment
+    ) as harness:
+        assert harness.stdout is not None
+        told = json.loads(harness.stdout.readline())
+        started = [Service(pid) for pid in told["started"]]
+        assert len(started) > 10
+        assert all(one.alive for one in started)
+        harness.kill()
+        until("all that it started has ended", lambda: not any(one.alive for one in started))
+    until("its folder is removed", lambda: not Path(told["folder"]).exists())

@@ -24,6 +24,9 @@ SERVER = {
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
+    # Where a process of it crashes, the whole server ends and the supervisor starts it anew. Its own restart hangs for ever where the
+    # recovery fails too, as it does while the disk is full: PostgreSQL 18 then neither ends nor tries again.
+    "restart_after_crash": "off",
     "shared_buffers": "64MB",
     "effective_cache_size": "1GB",
     "work_mem": "4MB",
