@@ -14,6 +14,12 @@ class Issued:
     certificate: Path
     key: Path
 
+    @property
+    def fingerprint(self) -> str:
+        """Its SHA-256 fingerprint, as openssl writes it."""
+        said = _openssl("x509", "-in", self.certificate, "-noout", "-fingerprint", "-sha256")
+        return said.partition("=")[2].strip()
+
 
 class Authority:
     """One that signs certificates, in a folder."""
@@ -27,11 +33,11 @@ class Authority:
             "-keyout", self.key, "-out", self.certificate,
         )  # fmt: skip
 
-    def issue(self, name: str, *, days: int = 30) -> Issued:
-        """A certificate for loopback; `days` of -1 make one that has expired."""
+    def issue(self, name: str, *, days: int = 30, hosts: str = "DNS:localhost,IP:127.0.0.1") -> Issued:
+        """A certificate, by default for loopback; `days` of -1 make one that has expired."""
         issued = Issued(self.folder / f"{name}.crt", self.folder / f"{name}.key")
         request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
-        extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        extensions.write_text(f"subjectAltName={hosts}\n")
         _openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", issued.key, "-out", request)
         _openssl(
             "x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial",
@@ -40,5 +46,5 @@ class Authority:
         return issued
 
 
-def _openssl(*arguments: str | Path) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+def _openssl(*arguments: str | Path) -> str:
+    return subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, text=True).stdout

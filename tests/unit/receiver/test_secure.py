@@ -19,6 +19,7 @@ from insitu.dicom.tls import peer_context
 from insitu.settings import Settings
 from tests.tools import needs_program
 
+from .archive_site import image, node, store
 from .certificates import Authority, Issued
 from .conftest import Receiver
 
@@ -182,3 +183,21 @@ def test_a_stop_aborts_an_association_that_is_in_mid_object(site: Site) -> None:
             pass
         assert received[:1] == b"\x07"
         assert site.receiver.process.wait(timeout=60) == 0
+
+
+def test_a_node_that_is_known_by_its_certificate_is_another_one_with_another(site: Site) -> None:
+    receiver = site.receiver
+    other = site.authority.issue("other")
+    stored = image(PatientID="ONE")
+    store(receiver, [stored])
+    node(receiver, "PACS", certificate=site.client.fingerprint)
+    question = ("-S", "-aet", "PACS", "-aec", "INSITU", "-k", "QueryRetrieveLevel=STUDY", "-k", "PatientID=ONE")
+    found = site.dcmtk("findscu", *question, client=site.client)
+    assert (found.returncode, found.stderr.count("PatientID")) == (0, 2), found.stderr
+    for refused in (
+        site.dcmtk("findscu", *question, client=other),  # of the same authority
+        receiver.run("findscu", "-v", "127.0.0.1", str(receiver.port), *question),  # without TLS
+    ):
+        assert refused.returncode != 0, refused.stderr
+        assert "No Acceptable Presentation Contexts" in refused.stderr
+    site.told("node pacs shows another certificate or none")
