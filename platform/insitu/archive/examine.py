@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from . import classes, levels, tolerant
-from .header import IMAGE_CONTENT, VALUE_LIMIT, Irregular, Malformed, Scanner, Syntax, syntax_of
+from .header import IMAGE_CONTENT, VALUE_LIMIT, VRS, Irregular, Malformed, Scanner, Syntax, syntax_of
 
 IMPLEMENTATION_CLASS_UID = "2.25.94701715828758647821626722696528464139"
 IMPLEMENTATION_VERSION_NAME = "INSITU_1"
@@ -128,7 +128,7 @@ def parse_meta(data: bytes, *, whole: bool) -> tuple[int, dict[int, bytes]] | No
         group, element, vr, length = _META_HEAD.unpack_from(data, at)
         if group != 2:
             return at, values
-        if not (vr.isalpha() and vr.isupper()):
+        if vr not in VRS or (element == 0 and vr != b"UL"):
             raise Unfit("the file meta information is not in explicit VR little endian")
         head = 8
         if vr in _META_LONG:

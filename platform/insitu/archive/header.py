@@ -22,7 +22,7 @@ IMAGE_CONTENT = frozenset((0x00287FE0, 0x7FE00008, 0x7FE00009, PIXEL_DATA))
 
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # VRs with a length of 32 bits (PS3.5 7.1.2)
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-_VRS = _LONG | _SHORT
+VRS = _LONG | _SHORT
 
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 # What the reader is inside of: bit 0 set for a list of items, clear for the elements of an item; bit 1 for implicit VR.
@@ -321,15 +321,17 @@ class Scanner:
 
     def _check_first(self, group: int, vr: bytes, head: bytes) -> None:
         """Compare the first element with the declared encoding: byte order and explicit or implicit VR."""
+        if group in (0x0000, 0x0002) and head.strip(b"\0"):
+            raise Malformed("this is not a data set: it starts with an element of a command or of file meta information")
         swapped = (group & 0xFF) << 8 | group >> 8
         if group > 0xFF and swapped <= 0xFF:
             raise Malformed("the transfer syntax does not match the data set: its byte order is the other one")
-        if self.syntax.explicit and vr not in _VRS:
+        if self.syntax.explicit and vr not in VRS:
             length = self._implicit_head.unpack(head)[2]
             if 0x0004 <= group <= 0x7FFF and length < 0x10000:
                 raise Malformed("the transfer syntax does not match the data set: it is in implicit VR")
             raise Malformed("this is not a data set of the declared transfer syntax")
-        if not self.syntax.explicit and vr in _VRS:
+        if not self.syntax.explicit and vr in VRS:
             raise Malformed("the transfer syntax does not match the data set: it is in explicit VR")
 
     def _is_trailer(self, data: bytes | memoryview, at: int) -> bool:

@@ -50,11 +50,14 @@ def read(stream: BinaryIO, wanted: frozenset[int]) -> tuple[dict[int, tuple[byte
     deflated = str(dataset.file_meta.get("TransferSyntaxUID", "")) == "1.2.840.10008.1.2.1.99"
     for tag, element in raw_elements.items():
         if not isinstance(element, RawDataElement):
+            if int(tag) in wanted:  # the character set, which pydicom has converted
+                parts = [element.value or ""] if isinstance(element.value, str | None) else list(element.value)
+                found[int(tag)] = (element.VR.encode(), "\\".join(map(str, parts)).encode("latin-1", "replace"))
             continue
         if not deflated and element.length != 0xFFFFFFFF and element.value_tell + element.length > size:
             raise Malformed(f"the data set is truncated in ({tag.group:04X},{tag.element:04X})")
         if int(tag) in wanted and element.value is None and element.length > VALUE_LIMIT:
             too_long.add(int(tag))
-        elif int(tag) in wanted and isinstance(element.value, bytes):
-            found[int(tag)] = ((element.VR or "").encode("ascii", "replace"), element.value)
+        elif int(tag) in wanted and isinstance(element.value, bytes | None):
+            found[int(tag)] = ((element.VR or "").encode("ascii", "replace"), element.value or b"")
     return found, too_long, frozenset(int(tag) for tag in raw_elements)

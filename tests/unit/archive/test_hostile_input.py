@@ -306,6 +306,16 @@ READ_IN_TWO_WAYS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         lambda f: f.replace(b"\x08\0\x20\0DA", struct.pack("<HH", *ITEM_END) + b"DA"),
         "(FFFE,E00D) stands outside a sequence",
     ),
+    "an empty patient of a VR nobody knows": (
+        lambda f: before_pixels(f.replace(b"\x10\0\x20\0LO", b"\x10\0\x22\0LO"), b"\x10\0\x20\0OO\0\0"),
+        "Patient ID has the VR OO",
+    ),
+    "an element of a command": (
+        lambda f: f.replace(b"\x08\0\x05\0CS", b"\0\0\x05\0CS"), "starts with an element of a command",
+    ),
+    "file meta information of a VR nobody knows": (
+        lambda f: f.replace(b"\2\0\0\0UL", b"\2\0\0\0PL"), "the file meta information is not in explicit VR",
+    ),
     "zero bytes and then more": (lambda f: before_pixels(f, bytes(8)), "followed by something else"),
 }  # fmt: skip
 
@@ -330,6 +340,19 @@ def test_a_patient_id_of_any_length_or_with_a_backslash_is_not_taken_for_another
     assert "another Patient ID" in refused(store(receipt, encode(other)), encode(other))
     endless = before_pixels(encode(make(PatientID=None)), element(0x0010, 0x0020, b"UT", b"4711" * 5000))
     assert "Patient ID is longer than" in refused(store(receipt, endless), endless)
+
+
+@pytest.mark.parametrize("character_set", ["ISO_IR 192", "\\ISO 2022 IR 149"])
+def test_what_only_the_tolerant_reader_can_follow_keeps_its_character_set(
+    character_set: str, receipt: Receipt, store: Store, make: Make, encode: Encode, database: Database
+) -> None:
+    file = encode(make(SpecificCharacterSet=character_set.split("\\"), PatientName="홍^길동"))
+    stored = store(receipt, before_pixels(file, b"\x29\0\x10\x10ZZ\2\0ab"))
+    assert stored.outcome is Outcome.STORED
+    with database.transaction() as connection:
+        study = connection.execute("SELECT attributes -> '00100010' AS name FROM study").fetchone()
+    assert study is not None
+    assert study["name"]["Value"][0]["Alphabetic"] == "홍^길동"
 
 
 def test_an_attribute_whose_value_breaks_its_vr_does_not_break_the_association(
