@@ -47,7 +47,12 @@ class Dcmqrscp:
 
 @contextmanager
 def dcmqrscp(
-    folder: Path, files: Sequence[Path], *, peers: Mapping[str, int] | None = None, options: Sequence[str] = ()
+    folder: Path,
+    files: Sequence[Path],
+    *,
+    peers: Mapping[str, int] | None = None,
+    options: Sequence[str] = (),
+    port: int | None = None,
 ) -> Iterator[Dcmqrscp]:
     """Start one that holds `files`; it has ended when the block is left.
 
@@ -61,10 +66,12 @@ def dcmqrscp(
         Where a C-MOVE may send: AE titles with their ports on loopback.
     options : sequence of str, optional
         Of the program.
+    port : int, optional
+        By default a free one.
     """
     area = folder / "area"
     area.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = port or free_port()
     hosts = "".join(f"peer{n} = ({title}, localhost, {at})\n" for n, (title, at) in enumerate((peers or {}).items()))
     configuration = folder / "dcmqrscp.cfg"
     configuration.write_text(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -18,11 +20,14 @@ import yaml
 from psycopg.types.json import Jsonb
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from typer.testing import CliRunner
 
 from insitu.archive import completeness, index, metadata
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.store import Archive
+from insitu.cli import app
 from insitu.database import Database
+from insitu.errors import InsituError
 from insitu.identity import accounts, tokens
 from insitu.projects import projects
 from insitu.projects.permissions import Role
@@ -130,6 +135,24 @@ def house(database: Database, tmp_path: Path) -> Iterator[House]:
     thread.join(PATIENCE)
     listener.close()
     archive.close()
+
+
+@pytest.fixture
+def insitu(house: House, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs a command as site admin; gives its JSON, or its text without --json."""
+    monkeypatch.setenv("INSITU_HOME", str(house.context.settings.home))
+    monkeypatch.setenv("INSITU_URL", house.url)
+    monkeypatch.setenv("INSITU_TOKEN", house.account("admin", site_admin=True))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str, typed: str | None = None, status: int = 0) -> Any:
+        result = CliRunner().invoke(app, arguments, input=typed)
+        if isinstance(result.exception, InsituError):
+            raise result.exception
+        assert result.exit_code == status, result.output
+        return json.loads(result.stdout) if "--json" in arguments else result.stdout
+
+    return run
 
 
 @pytest.fixture

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from insitu.audit import seal
-from insitu.cli import app
 from insitu.errors import InsituError
 
 Command = Callable[..., Any]
-
-
-@pytest.fixture
-def insitu(house: Any, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs a command as site admin; gives its JSON, or its text without --json."""
-    monkeypatch.setenv("INSITU_HOME", str(house.context.settings.home))
-    monkeypatch.setenv("INSITU_URL", house.url)
-    monkeypatch.setenv("INSITU_TOKEN", house.account("admin", site_admin=True))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str, typed: str | None = None, status: int = 0) -> Any:
-        result = CliRunner().invoke(app, arguments, input=typed)
-        if isinstance(result.exception, InsituError):
-            raise result.exception
-        assert result.exit_code == status, result.output
-        return json.loads(result.stdout) if "--json" in arguments else result.stdout
-
-    return run
 
 
 def test_a_person_cannot_be_let_in_by_commands(house: Any, insitu: Command) -> None:
