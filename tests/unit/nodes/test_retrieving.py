@@ -122,6 +122,26 @@ def same(found: dict[str, pydicom.Dataset], expected: list[pydicom.Dataset]) -> 
     )
 
 
+@contextmanager
+def receiving(site: Site, dsn: str, folder: Path) -> Iterator[int]:
+    """A receiver of the archive; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("INSITU_")} | {
+        "INSITU_DATABASE_DSN": dsn, "INSITU_HOME": str(site.settings.home), "INSITU_DICOM": f"127.0.0.1:{port}",
+        "INSITU_RECEIVER_PROCESSES": "1",
+    }  # fmt: skip
+    log = folder / "receiver.log"
+    with log.open("w") as stream:
+        receiver = subprocess.Popen([sys.executable, "-m", "insitu_services.receiver"], env=environment, stderr=stream)
+    try:
+        until(lambda: '"ready"' in log.read_text(), "the receiver is ready")
+        yield port
+    finally:
+        receiver.send_signal(signal.SIGTERM)
+        receiver.wait(PATIENCE)
+
+
 @pytest.fixture
 def pacs(site: Site, tmp_path: Path) -> Iterator[tuple[Dcmqrscp, list[pydicom.Dataset]]]:
     """DCMTK's PACS, entered as node `pacs`."""
@@ -200,17 +220,7 @@ def test_a_second_retrieval_fetches_again_what_is_here(site: Site, pacs: Any) ->
 def test_a_study_fetched_by_c_move_does_not_come_through_our_own_receiver(
     site: Site, database_dsn: str, tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("INSITU_")} | {
-        "INSITU_DATABASE_DSN": database_dsn, "INSITU_HOME": str(site.settings.home), "INSITU_DICOM": f"127.0.0.1:{port}",
-        "INSITU_RECEIVER_PROCESSES": "1",
-    }  # fmt: skip
-    log = tmp_path / "receiver.log"
-    with log.open("w") as stream:
-        receiver = subprocess.Popen([sys.executable, "-m", "insitu_services.receiver"], env=environment, stderr=stream)
-    try:
-        until(lambda: '"ready"' in log.read_text(), "the receiver is ready")
+    with receiving(site, database_dsn, tmp_path) as port:
         made = objects()
         files = write(tmp_path / "files", made)
         with dcmqrscp(tmp_path / "pacs", files, peers={"INSITU": port}) as running, fetching(site):
@@ -225,9 +235,6 @@ def test_a_study_fetched_by_c_move_does_not_come_through_our_own_receiver(
             identifier = start(site, OTHER)
             row = until(lambda: (r := row_of(site, identifier))["reason"] and r, "the refusal is told")
             assert "does not know our AE title" in row["reason"]
-    finally:
-        receiver.send_signal(signal.SIGTERM)
-        receiver.wait(PATIENCE)
 
 
 @needs_dcmtk
@@ -324,3 +331,45 @@ def test_orthanc_as_a_dicomweb_service_gives_or_gets_other_objects(site: Site, t
         listed = httpx.get(f"{running.url}/instances?expand", timeout=PATIENCE, trust_env=False).json()
         there = {each["MainDicomTags"]["SOPInstanceUID"] for each in listed}
         assert set(uids) <= there
+
+
+def test_orthanc_by_dimse_gives_or_gets_other_objects_whichever_side_asks(
+    site: Site, database_dsn: str, tmp_path: Path
+) -> None:
+    need_orthanc()
+    made = objects(compressed=True)
+    asked, uids = site.study(2)
+    with receiving(site, database_dsn, tmp_path) as port:
+        with orthanc.orthanc(tmp_path / "orthanc", modalities={"insitu": (site.settings.ae_title, port)}) as running:
+            for each in made:
+                httpx.post(
+                    f"{running.url}/instances", content=encoded(each), timeout=PATIENCE, trust_env=False
+                ).raise_for_status()
+            values = {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": running.dicom_port, "projects": ("alpha",)}
+            site.node("pacs", **values)
+            with fetching(site), site.exchanging():
+                # we fetch: the first series by C-GET, the second, which is compressed, by C-MOVE to our receiver
+                row = ended(site, start(site, series=str(made[0].SeriesInstanceUID)))
+                assert (row["way"], row["state"], row["present"]) == ("get", "done", 3), row
+                row = ended(site, start(site, series=str(made[3].SeriesInstanceUID), way="move"))
+                assert (row["way"], row["state"], row["present"]) == ("move", "done", 2), row
+                assert same(here(site), made)
+                # we send, it asks and fetches by C-MOVE, it sends
+                sent = site.ended(site.send(STUDY, "pacs"))
+                assert (sent["way"], sent["state"], sent["sent"]) == ("dimse", "done", 5), sent
+            found = running.request(
+                "POST", "/modalities/insitu/query", {"Level": "Study", "Query": {"StudyInstanceUID": asked}}
+            )
+            assert isinstance(found, dict)
+            running.request("POST", f"/queries/{found['ID']}/retrieve", {"TargetAet": "ORTHANC", "Synchronous": True})
+            listed = httpx.get(f"{running.url}/instances?expand", timeout=PATIENCE, trust_env=False).json()
+            there = {each["MainDicomTags"]["SOPInstanceUID"]: each["ID"] for each in listed}
+            assert set(uids) <= set(there)
+            other = str(made[-1].SOPInstanceUID)
+            running.request("POST", "/modalities/insitu/store", {"Resources": [there[other]], "Synchronous": True})
+    with site.database.transaction() as connection:
+        row = connection.execute(
+            "SELECT r.calling_ae FROM instance i JOIN receipt r ON r.id = i.receipt WHERE i.sop_instance_uid = %s",
+            (other,),
+        ).fetchone()
+    assert row == {"calling_ae": "ORTHANC"}
