@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -34,7 +35,6 @@ from insitu.processes import start_ticks
 from insitu.settings import Settings
 from insitu_services.supervisor.databases import SERVER
 from tests.peers import preload
-from tests.peers.orthanc import free_port
 
 from .faults import SHIM, Faults
 from .senders import CONTEXT
@@ -54,6 +54,15 @@ def until(what: str, done: Callable[[], object], seconds: float = PATIENCE, ever
         if time.monotonic() > deadline:
             raise AssertionError(f"this did not happen within {seconds:g} s: {what}")
         time.sleep(every)
+
+
+def _port() -> int:
+    """A free port below those the system gives to outgoing connections: one of these would keep a restarted service from its port."""
+    while True:
+        port = secrets.randbelow(20_000) + 12_000
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
 
 
 class Spawner:
@@ -297,7 +306,7 @@ class Site:
         with server.connect("postgres") as connection:
             connection.execute(f"CREATE DATABASE {self.name} TEMPLATE template_crash")
         self.dsn = server.dsn(self.name)
-        self.dicom_port, http, airflow = free_port(), free_port(), free_port()
+        self.dicom_port, http, airflow = _port(), _port(), _port()
         self.url = f"http://127.0.0.1:{http}"
         self.settings = Settings(home=folder, quiet_time=QUIET)
         self.environment = {
