@@ -2,8 +2,7 @@
 
 As stored it is read from its blob in pieces; a transcoded one is written to a file without a name first, frame by frame, so that
 neither is ever held whole.
-Not here: which syntax is right (WADO-RS, C-GET and C-MOVE, transfers to nodes), single frames
-(insitu_services.api.dicomweb.frames).
+Not here: which syntax is right (WADO-RS, C-GET and C-MOVE, transfers to nodes), single frames (frames).
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ def chunks(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _transcode(blobs: BlobStore, row: Row, transfer_syntax: str, out: IO[bytes]) -> None:
-    from insitu_services.api.dicomweb import frames  # loads numpy, which a process that only receives does not need
+    from . import frames  # loads numpy, which a process that only receives does not need
 
     stored, offset = row["transfer_syntax_uid"], row["dataset_offset"]
     explicit = syntax_of(transfer_syntax).explicit
@@ -107,7 +106,7 @@ def _transcode(blobs: BlobStore, row: Row, transfer_syntax: str, out: IO[bytes])
             if samples > 1:
                 dataset.PlanarConfiguration = 0
                 dataset.PhotometricInterpretation = "RGB"
-            length = where.frames * int(dataset.Rows) * int(dataset.Columns) * samples * max(1, bits // 8)
+            length = where.frames * where.decoded_bytes
         else:
             length = where.length
         _write(out, dataset, stored, explicit)
@@ -169,7 +168,7 @@ def _write(out: IO[bytes], dataset: Any, stored: str, explicit: bool) -> None:
     from pydicom.filebase import DicomBytesIO
     from pydicom.filewriter import write_dataset
 
-    from insitu_services.api.dicomweb import bulkdata
+    from . import bulkdata
 
     if not syntax_of(stored).little:
         for element in dataset.iterall():  # values are read in the old byte order before they are written in the new

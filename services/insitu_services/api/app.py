@@ -36,6 +36,7 @@ from . import (
 from .access import requires
 from .context import Context
 from .dicomweb.router import router as dicomweb
+from .head import Head
 from .observation import Observation
 
 LARGEST_STORE = 1 << 40  # bytes of one STOW-RS request; it is streamed to the disk
@@ -54,6 +55,7 @@ def create_app(context: Context) -> FastAPI:
         "/gateway/": context.settings.result_bytes,
         "/api/v1/algorithms": LARGEST_PACKAGE,
     }
+    app.add_middleware(Head, begin="/dicom-web")  # the first is the innermost
     protection.install(app, context, limits)
     app.add_middleware(Observation, registry=app.state.metrics)
     app.include_router(dicomweb)  # first: routes are tried in their order, and these are asked for most

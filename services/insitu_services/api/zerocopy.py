@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from anyio import to_thread
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from .head import ONLY_HEAD, Streamed
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +86,8 @@ class SegmentResponse(Response):
         extension: Callable[[Iterable[Segment]], Awaitable[None]] | None = (scope.get("extensions") or {}).get(
             EXTENSION
         )
-        if extension is None or scope["method"] == "HEAD" or not _free.acquire(blocking=False):
-            streamed = StreamingResponse(streamed_bytes(self._segments))
+        if extension is None or ONLY_HEAD in scope or not _free.acquire(blocking=False):
+            streamed = Streamed(streamed_bytes(self._segments))
             streamed.raw_headers = self.raw_headers
             await streamed(scope, receive, send)
             return

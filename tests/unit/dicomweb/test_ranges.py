@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from insitu_services.api.dicomweb.bulkdata import OutOfRange, byte_range
+from insitu_services.api.dicomweb.conditional import OutOfRange, byte_range
 
 
 @pytest.fixture

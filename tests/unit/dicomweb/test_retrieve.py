@@ -15,6 +15,9 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from insitu.archive import metadata
+from insitu.dicom import decoders
+from insitu.dicom.syntaxes import LOSSY
+from insitu_services import frames as frames_of
 
 ANY = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
 OCTETS = 'multipart/related; type="application/octet-stream"'
@@ -106,9 +109,11 @@ def test_compressed_frames_come_as_stored_or_decoded(site, sample):
         as_stored = frames(site, dataset, numbers, ANY)
         assert [frame for _, frame in as_stored] == stored
         assert {kind for kind, _ in as_stored} == {f"application/octet-stream; transfer-syntax={syntax}"}
-        ((kind, frame),) = frames(site, dataset, str(number), "*/*")
+        ((kind, frame),) = frames(site, dataset, str(number), 'multipart/related; type="image/*"')
         assert kind.startswith("image/")
         assert frame == stored[-1]
+        ((kind, _),) = frames(site, dataset, str(number), "*/*")  # the default of PS3.18 8.7.3.3
+        assert kind.startswith("image/" if syntax in LOSSY else "application/octet-stream")
         ((kind, frame),) = frames(site, dataset, str(number), OCTETS)
         assert kind == f"application/octet-stream; transfer-syntax={ExplicitVRLittleEndian}"
         pixels = dataset.pixel_array
@@ -227,19 +232,56 @@ def test_names_in_every_character_set_of_pydicom_read_right(site):
             assert document.get("00080005", {"Value": ["ISO_IR 192"]})["Value"] == ["ISO_IR 192"]
 
 
-def test_an_object_is_changed_to_explicit_little_endian_only_on_request(site, sample):
-    for name in ("JPEG2000.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm", "image_dfl.dcm"):
+OBJECTS = 'multipart/related; type="application/dicom"'
+
+
+def test_objects_come_in_explicit_little_endian_unless_another_syntax_is_named_or_they_have_lost_already(site, sample):
+    for name in ("MR_small_RLE.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm", "image_dfl.dcm"):
         dataset = sample(name)
         site.take(dataset)
-        ((kind, stored),) = parts(site.get(address(dataset)))
-        assert kind == f"application/dicom; transfer-syntax={dataset.file_meta.TransferSyntaxUID}"
+        stored_syntax = dataset.file_meta.TransferSyntaxUID
+        explicit = f"{OBJECTS}; transfer-syntax={ExplicitVRLittleEndian}"
+        for accept in (OBJECTS, "*/*", explicit):  # PS3.18 8.7.3.4
+            answer = site.get(address(dataset), headers={"Accept": accept})
+            ((kind, changed),) = parts(answer)
+            assert kind == f"application/dicom; transfer-syntax={ExplicitVRLittleEndian}"
+            assert f"Content-Length: {len(changed)}\r\n".encode() in answer.content
+            read = pydicom.dcmread(io.BytesIO(changed))
+            assert read.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+            assert read.SOPInstanceUID == dataset.SOPInstanceUID
+            assert np.array_equal(read.pixel_array, dataset.pixel_array)
+        ((kind, stored),) = parts(site.get(address(dataset), headers={"Accept": f"{OBJECTS}; transfer-syntax=*"}))
+        assert kind == f"application/dicom; transfer-syntax={stored_syntax}"
         assert pydicom.dcmread(io.BytesIO(stored)) == dataset
-        accept = f'multipart/related; type="application/dicom"; transfer-syntax={ExplicitVRLittleEndian}'
-        ((_, changed),) = parts(site.get(address(dataset), headers={"Accept": accept}))
-        read = pydicom.dcmread(io.BytesIO(changed))
-        assert read.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
-        assert read.SOPInstanceUID == dataset.SOPInstanceUID
-        assert np.array_equal(read.pixel_array, dataset.pixel_array)
+    lossy = sample("SC_rgb_jpeg_gdcm.dcm")
+    lossy.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.50"
+    site.take(lossy)
+    ((kind, stored),) = parts(site.get(address(lossy), headers={"Accept": OBJECTS}))
+    assert kind == "application/dicom; transfer-syntax=1.2.840.10008.1.2.4.50"
+    one = site.get(address(lossy), headers={"Accept": "application/dicom"})
+    assert one.content == stored
+    assert one.headers["Content-Length"] == str(len(stored))
+
+
+def test_without_a_decoder_an_object_is_refused_with_the_reason_but_comes_as_stored(site, sample, monkeypatch):
+    dataset = sample("MR_small_RLE.dcm")
+    site.take(dataset)
+    monkeypatch.setattr(decoders, "decodable", lambda _: False)
+    monkeypatch.setattr("insitu_services.outgoing.decodable", lambda _: False)
+    refusal = site.get(address(dataset), headers={"Accept": OBJECTS})
+    assert refusal.status_code == 406
+    assert "no decoder" in refusal.json()["why"]
+    assert len(parts(site.get(address(dataset), headers={"Accept": f"{OBJECTS}; transfer-syntax=*"}))) == 1
+
+
+def test_pixels_too_long_for_explicit_little_endian_come_as_stored(site, sample, monkeypatch):
+    dataset = sample("MR_small_RLE.dcm")
+    site.take(dataset)
+    with site.context.database.transaction() as connection:
+        connection.execute("UPDATE instance SET number_of_frames = 2000000")
+    monkeypatch.setattr(frames_of.Layout, "decoded_bytes", 1 << 32)
+    ((kind, _),) = parts(site.get(address(dataset), headers={"Accept": OBJECTS}))
+    assert kind == "application/dicom; transfer-syntax=1.2.840.10008.1.2.5"
 
 
 def test_an_object_in_a_representation_there_is_not_is_406(site, make):
@@ -256,6 +298,15 @@ def test_pixel_data_as_bulk_data_is_whole_or_by_frame(site, sample):
     site.take(plain, packed)
     ((_, whole),) = parts(site.get(address(plain, "/bulkdata/7FE00010")))
     assert whole == plain.PixelData
+    for level in (f"/studies/{plain.StudyInstanceUID}", address(plain).partition("/instances")[0], address(plain)):
+        ((_, pixels),) = parts(site.get(f"{level}/pixeldata"))
+        assert pixels == plain.PixelData
+    ((kind, both),) = parts(site.get(address(packed, "/bulkdata")))
+    assert (kind, both) == (
+        f"application/octet-stream; transfer-syntax={ExplicitVRLittleEndian}",
+        packed.pixel_array.tobytes(),
+    )
+    assert len(parts(site.get(address(packed, "/pixeldata"), headers={"Accept": ANY}))) == 2
     pieces = parts(site.get(address(packed, "/bulkdata/7FE00010"), headers={"Accept": ANY}))
     assert [piece for _, piece in pieces] == list(generate_frames(packed.PixelData, number_of_frames=2))
 
@@ -277,5 +328,10 @@ def test_an_encapsulated_document_and_nested_values_are_bulk_data(site, make):
     nested = found["00660002"]["Value"][0]["00660040"]["BulkDataURI"].removeprefix(f"{site.url}/dicom-web")
     ((_, value),) = parts(site.get(nested, headers={"Accept": OCTETS}))
     assert value == np.arange(1000, dtype="<u4").tobytes()
+    answer = site.get(address(document, "/bulkdata"))
+    assert [content for _, content in parts(answer)] == [b"%PDF" * 500, value]
+    for uri in (found["00420011"], found["00660002"]["Value"][0]["00660040"]):
+        assert f"Content-Location: {uri['BulkDataURI']}\r\n".encode() in answer.content
+    assert site.get(address(document, "/pixeldata")).status_code == 404
     for path in ("99999999", "x", "00660002/7/00660040", "00660002/0"):
         assert site.get(address(document, f"/bulkdata/{path}")).status_code == 404, path

@@ -123,7 +123,7 @@ def test_other_bodies_are_refused_before_they_are_read(site, make):
     url = f"{site.url}/dicom-web/studies"
     for kind, status in (
         ("application/dicom", 415),
-        ('multipart/related; type="application/dicom+json"; boundary=b', 415),
+        ('multipart/related; type="text/html"; boundary=b', 415),
         ("multipart/form-data; boundary=b", 415),
         ('multipart/related; type="application/dicom"', 400),
     ):

@@ -34,6 +34,7 @@ class PartEnd:
     """The part is complete: its closing delimiter was seen."""
 
 
+Part = tuple[dict[str, str], Iterable[bytes]]  # headers and content
 Event = PartStart | PartData | PartEnd
 
 
@@ -158,7 +159,12 @@ def end(boundary: str) -> bytes:
     return f"{LINE_END}--{boundary}--\r\n".encode("latin-1")
 
 
-def body(boundary: str, parts: Iterable[tuple[dict[str, str], Iterable[bytes]]]) -> Iterator[bytes]:
+def part(media_type: str, url: str, content: bytes) -> Part:
+    """A part that is held as a whole."""
+    return {"Content-Type": media_type, "Content-Location": url, "Content-Length": str(len(content))}, [content]
+
+
+def body(boundary: str, parts: Iterable[Part]) -> Iterator[bytes]:
     """The bytes of a multipart body; parts are taken one after the other and streamed."""
     first = True
     for headers, content in parts:

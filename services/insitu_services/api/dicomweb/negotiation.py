@@ -11,12 +11,6 @@ from typing import TypeVar
 
 from insitu.errors import Invalid
 
-EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
-IMPLICIT_LITTLE = "1.2.840.10008.1.2"
-EXPLICIT_BIG = "1.2.840.10008.1.2.2"
-DEFLATED = "1.2.840.10008.1.2.1.99"
-NATIVE = frozenset({EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED})
-
 # Media type of one compressed frame by transfer syntax (PS3.18 8.7.3.3).
 FRAME_MEDIA_TYPES = {
     "1.2.840.10008.1.2.4.50": "image/jpeg",
@@ -36,6 +30,7 @@ FRAME_MEDIA_TYPES = {
 }
 
 JSON_TYPES = ("application/dicom+json", "application/json")
+XML_TYPE = "application/dicom+xml"
 
 
 class NotAcceptable(Invalid):
@@ -193,10 +188,11 @@ def choose(accept: str | None, offers: Sequence[O], defaults: Mapping[str, str] 
         No range covers any offer; the message lists what there is.
     """
     for accepted in parse_accept(accept):
-        if accepted.transfer_syntax is None and defaults and accepted.name in defaults:
-            accepted = replace(accepted, transfer_syntax=defaults[accepted.name])
         for offer in offers:
-            if matches(accepted, offer):
+            wanted = accepted
+            if accepted.transfer_syntax is None and accepted.name in ("*/*", offer.media_type):
+                wanted = replace(accepted, transfer_syntax=(defaults or {}).get(offer.media_type))
+            if matches(wanted, offer):
                 return offer
     raise NotAcceptable(
         "There is no such representation of this resource",
@@ -211,6 +207,15 @@ def describe(offer: Offer) -> str:
     return text + (f"; transfer-syntax={offer.transfer_syntax}" if offer.transfer_syntax else "")
 
 
-def json_type(accept: str | None) -> str:
-    """The media type of a JSON answer: `application/dicom+json` where the client takes it, else `application/json`."""
-    return choose(accept, [Offer(name, multipart=False) for name in JSON_TYPES]).media_type
+def document_offer(accept: str | None, *, multipart: bool = True) -> Offer:
+    """The form of DICOM attributes the client takes: JSON, or XML, of which each document has a part of its own.
+
+    Parameters
+    ----------
+    accept : str or None
+        Accept header.
+    multipart : bool
+        Whether there can be several documents (PS3.18 8.7.3.2); else XML is one document by itself.
+    """
+    offers = [Offer(name, multipart=False) for name in JSON_TYPES]
+    return choose(accept, [*offers, Offer(XML_TYPE, multipart=multipart)])

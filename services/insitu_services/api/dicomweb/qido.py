@@ -7,12 +7,12 @@ Not here: reading parameters (query), the SQL (insitu.archive.search_sql), the l
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request, Response
+from pydantic_core import to_json
 
 from insitu.archive import search_sql
 from insitu.archive.search import Level, Search
@@ -23,8 +23,8 @@ from insitu.projects.permissions import Action, Principal, visible_projects
 from ..access import requires
 from ..context import Context, Ctx
 from .answers import answer
-from .documents import metadata_of
-from .negotiation import BadRequest, json_type
+from .documents import metadata_of, xml_response
+from .negotiation import XML_TYPE, BadRequest, document_offer
 from .query import parse, place_text, unsupported
 from .resource import accept_of, base_url
 
@@ -41,12 +41,12 @@ def _search(
     study: str | None = None,
     series: str | None = None,
 ) -> Response:
-    media_type = json_type(accept_of(request))
+    offer = document_offer(accept_of(request))
     search = parse(level, request.query_params.multi_items())
     projects = visible_projects(principal, Action.IMAGE_READ)
     exact = "count=exact" in request.headers.get("prefer", "").replace(" ", "").split(",")
     try:
-        with context.database.transaction() as connection:
+        with context.database.statement() as connection:
             # one more than asked for says whether there are more
             rows = search_sql.run(
                 connection, replace(search, limit=search.limit + 1), projects, study=study, series=series
@@ -66,8 +66,12 @@ def _search(
     base = base_url(request)
     relational = study is None or (level == Level.INSTANCE and series is None)
     answers = [answer(search, row, base, relational=relational) for row in rows]
-    body = json.dumps(answers, ensure_ascii=False, separators=(",", ":")).encode()
-    response = Response(body, media_type=media_type)
+    if offer.media_type != XML_TYPE:
+        response = Response(to_json(answers), media_type=offer.media_type)
+    elif answers:
+        response = xml_response(answers, {})
+    else:
+        response = Response(status_code=204)  # a multipart body has at least one part
     known = bound is None or total <= bound
     if known:
         response.headers["X-Total-Count"] = str(total)

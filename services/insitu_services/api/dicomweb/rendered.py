@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import StreamingResponse
 from PIL import Image
 from pydicom import Dataset
 from pydicom.multival import MultiValue
@@ -25,9 +24,11 @@ from insitu.database import Row
 from insitu.errors import NotFound
 from insitu.projects.permissions import Action, Principal
 
+from ... import bulkdata, frames
 from ..access import requires
 from ..context import Context, Ctx
-from . import bulkdata, frames, multipart
+from ..head import Streamed
+from . import multipart
 from .answers import instance_url
 from .negotiation import BadRequest, Offer, choose
 from .resource import accept_of, base_url, instances
@@ -296,7 +297,7 @@ def rendered_instance(
     if row["sop_class_uid"] == EncapsulatedPDFStorage:
         offer = choose(accept_of(request), [Offer("application/pdf", multipart=False)])
         document = bulkdata.value(context.archive.blobs, row, "00420011")
-        return StreamingResponse(document.chunks, media_type=offer.media_type)
+        return Streamed(document.chunks, media_type=offer.media_type)
     return _images(request, context, [(row, None)], view)
 
 
@@ -365,7 +366,7 @@ def _images(request: Request, context: Context, wanted: list[tuple[Row, list[int
     if not offer.multipart:
         return _image(request, first[1][0], offer.media_type, view)
     boundary = multipart.new_boundary()
-    return StreamingResponse(
+    return Streamed(
         multipart.body(boundary, chain([first], parts)),
         media_type=multipart.content_type(offer.media_type, boundary),
         headers=_warnings(request, view),

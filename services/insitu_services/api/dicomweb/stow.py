@@ -1,5 +1,7 @@
 """STOW-RS: storing objects (PS3.18 10.5). The body is taken part by part into the archive; no object is held in memory.
 
+Objects that come as metadata and bulk data apart are put together at the end of the request (assembly).
+
 New series enter the project named by the query parameter `project` or the header `X-Insitu-Project`, else the site's default
 project; the caller needs the right to store there. Not here: what makes an object archivable (insitu.archive).
 """
@@ -9,40 +11,49 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.responses import JSONResponse
+from pydantic_core import to_json
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from insitu.archive import reserve
 from insitu.archive.incoming import Incoming
 from insitu.archive.outcome import Outcome, Stored
 from insitu.archive.receipts import Receipt
+from insitu.archive.search import tag_of
 from insitu.archive.store import Archive
+from insitu.archive.tolerant import FAILURES
 from insitu.audit import trail
-from insitu.errors import Unavailable
+from insitu.errors import Invalid, Unavailable
 from insitu.projects.permissions import Action, Principal, Resource, authorize
 
 from ..access import requires
 from ..context import Context, Ctx
 from ..problems import RETRY_AFTER
+from . import native
 from .answers import element, instance_url, study_url
+from .assembly import Assembly, Built, write
 from .multipart import Parser, PartData, PartStart
-from .negotiation import BadRequest, UnsupportedMediaType, json_type, parse_media_type
+from .negotiation import XML_TYPE, BadRequest, UnsupportedMediaType, document_offer, parse_media_type
 from .resource import accept_of, base_url
 
 router = APIRouter(tags=["dicomweb"])
 logger = logging.getLogger(__name__)
 Storer = Annotated[Principal, Depends(requires(Action.IMAGE_STORE))]
 
+DICOM = "application/dicom"
+SEPARATE = ("application/dicom+json", XML_TYPE)  # metadata beside bulk data
 HAND_OVER = 1 << 20  # bytes gathered before a thread writes them
 RENEW_EVERY = 10.0  # seconds
 UNDER_WAY = 4  # complete objects of one request that become durable together
 _COMMITS = ThreadPoolExecutor(2 * UNDER_WAY, thread_name_prefix="commit")
+
+RETRIEVE_URL = tag_of("RetrieveURL")
 
 # Failure Reason (0008,1197), PS3.18 10.5.3.2 with the status codes of PS3.4 B.2.3 and PS3.7 C
 PROCESSING_FAILURE = 0x0110
@@ -190,6 +201,10 @@ class Session:
         if incoming is None:
             self._results.append(Item(failure=self._failure or PROCESSING_FAILURE))
             return
+        self._hand_over(incoming)
+
+    def _hand_over(self, incoming: Incoming) -> None:
+        """Let a complete object become durable while the next one is read."""
         try:
             uid, series = incoming.seen_uids()
         except Unavailable as error:
@@ -232,6 +247,90 @@ class Session:
         logger.warning("an object was refused: %s", error)
         self._failure = OUT_OF_RESOURCES
         self._forget()
+
+
+class SeparateSession(Session):
+    """One request of metadata and bulk data (PS3.18 10.5.1.4): objects are put together once its last part is here.
+
+    Parameters
+    ----------
+    archive, receipt, boundary, study
+        As of a `Session`.
+    assembly : Assembly
+        Takes the parts.
+    """
+
+    def __init__(
+        self, archive: Archive, receipt: Receipt, boundary: str, study: str | None, assembly: Assembly
+    ) -> None:
+        super().__init__(archive, receipt, boundary, study)
+        self._assembly = assembly
+
+    def finish(self) -> None:
+        """Put the objects together and store them.
+
+        Raises
+        ------
+        BadRequest
+            The body is not complete, or its metadata cannot be read.
+        """
+        if not self._parser.complete:
+            raise BadRequest("The body ends before its last part does", remedy="Send it again as a whole")
+        for built in self._assembly.objects():
+            self._take(built)
+        if not self._results:
+            raise BadRequest("The metadata of the request holds no object")
+
+    def abort(self) -> None:
+        """Forget what waits to be put together."""
+        super().abort()
+        self._assembly.close()
+
+    def _begin(self, part: PartStart) -> None:
+        with _disk():
+            reserve.require(self._archive.settings)
+            self._assembly.begin(part.headers)
+
+    def _write(self, data: memoryview) -> None:
+        with _disk():
+            self._assembly.write(data)
+
+    def _end(self) -> None:
+        self._assembly.end()
+
+    def _take(self, built: Built) -> None:
+        failure, incoming = CANNOT_UNDERSTAND, None
+        try:
+            if built.dataset is None:
+                raise Invalid(built.why or "")
+            incoming = self._archive.begin(
+                self._receipt,
+                transfer_syntax_uid=built.transfer_syntax,
+                sop_class_uid=built.sop_class_uid,
+                sop_instance_uid=built.sop_instance_uid,
+                study_instance_uid=self._study,
+            )
+            write(built.dataset, incoming.write)
+        except Unavailable as error:
+            logger.warning("an object was refused: %s", error)
+            failure = OUT_OF_RESOURCES
+        except (Invalid, *FAILURES) as error:
+            why = error if isinstance(error, Invalid) else type(error).__name__
+            logger.warning("an object could not be put together: %s", why)
+        else:
+            self._hand_over(incoming)
+            return
+        if incoming is not None:
+            incoming.abort()
+        self._results.append(Item(built.sop_class_uid, built.sop_instance_uid, failure=failure))
+
+
+@contextlib.contextmanager
+def _disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable("The disk does not take the bulk data", why=error.strerror) from error
 
 
 def status_of(items: Sequence[Item]) -> int:
@@ -283,43 +382,46 @@ def response_document(items: Sequence[Item], base: str) -> dict[str, Any]:
     return document
 
 
-def boundary_of(content_type: str | None) -> str:
-    """The boundary of a request's Content-Type.
+def body_of(content_type: str | None) -> tuple[str, str]:
+    """Media type of the parts of a request, and their boundary.
 
     Raises
     ------
     UnsupportedMediaType
-        It is not multipart/related with application/dicom parts.
+        It is not multipart/related with parts we take.
     BadRequest
         It names no boundary.
     """
     media = parse_media_type(content_type or "/")
-    kind = (media.parameter("type") or "application/dicom").lower()
-    if media.name != "multipart/related" or kind != "application/dicom":
+    kind = (media.parameter("type") or DICOM).lower()
+    if media.name != "multipart/related" or kind not in (DICOM, *SEPARATE):
         raise UnsupportedMediaType(
-            "Objects are stored as multipart/related with application/dicom parts",
+            "Objects are stored as multipart/related with application/dicom parts, or with metadata and bulk data",
             value=(content_type or "")[:200],
-            remedy='Send Content-Type: multipart/related; type="application/dicom"; boundary=...',
+            remedy='Send Content-Type: multipart/related; type="application/dicom" (or +json, +xml); boundary=...',
         )
     boundary = media.parameter("boundary")
     if not boundary or len(boundary) > 200:
         raise BadRequest("The Content-Type names no usable boundary", value=(content_type or "")[:200])
-    return boundary
+    return kind, boundary
 
 
 async def _store(
     request: Request, context: Context, principal: Principal, project: str | None, study: str | None
 ) -> Response:
-    media_type = json_type(accept_of(request))
+    offer = document_offer(accept_of(request), multipart=False)
     target = project or context.settings.default_project
     authorize(principal, Action.IMAGE_STORE, Resource(kind="project", id=target, projects=frozenset({target})))
-    boundary = boundary_of(request.headers.get("content-type"))
+    kind, boundary = body_of(request.headers.get("content-type"))
     archive = context.archive
     peer = request.client.host if request.client else None
     receipt = await run_in_threadpool(
         archive.open_receipt, channel="stow", peer=peer, principal=principal.name, project=project
     )
     session = Session(archive, receipt, boundary, study)
+    if kind != DICOM:
+        assembly = Assembly(kind, context.settings.home / "incoming", str(request.url))
+        session = SeparateSession(archive, receipt, boundary, study, assembly)
     renewal = asyncio.create_task(_renew(archive, receipt))
     try:
         malformed = await _receive(request, session)
@@ -337,12 +439,12 @@ async def _store(
     if malformed is not None and all(item.failure is not None for item in items):
         raise malformed
     status = status_of(items)
-    return JSONResponse(
-        response_document(items, base_url(request)),
-        status_code=status,
-        media_type=media_type,
-        headers={"Retry-After": RETRY_AFTER} if status == 503 else None,
-    )
+    document = response_document(items, base_url(request))
+    headers = {"Retry-After": RETRY_AFTER} if status == 503 else {}
+    if RETRIEVE_URL in document:
+        headers["Content-Location"] = document[RETRIEVE_URL]["Value"][0]
+    content = native.to_xml(document) if offer.media_type == XML_TYPE else to_json(document)
+    return Response(content, status, headers, media_type=offer.media_type)
 
 
 async def _receive(request: Request, session: Session) -> BadRequest | None:

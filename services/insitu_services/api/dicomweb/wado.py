@@ -1,47 +1,45 @@
 """WADO-RS: studies, series and instances as objects, as metadata, as frames and as bulk data (PS3.18 10.4).
 
-Objects are sent as they are stored unless the client asks for explicit VR little endian. Not here: images for the eye (rendered).
+Where the client names no transfer syntax, objects come in explicit VR little endian, with the exceptions of PS3.18 8.7.3.4; with
+`transfer-syntax=*` as they are stored. Not here: images for the eye (rendered), which bytes a client has already (conditional).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import StreamingResponse
 
 from insitu.archive.blobs import BlobStore
 from insitu.archive.examine import file_meta
 from insitu.audit import trail
 from insitu.database import Row
+from insitu.dicom.syntaxes import EXPLICIT_LITTLE, IMPLICIT_LITTLE, LOSSY
+from insitu.errors import NotFound
 from insitu.projects.permissions import Action, Principal
 
-from ... import outgoing
+from ... import bulkdata, frames, outgoing
 from ..access import requires
 from ..context import Context, Ctx
+from ..head import Streamed
 from ..problems import problem
 from ..zerocopy import FilePart, Segment, SegmentResponse
-from . import bulkdata, frames, multipart
+from . import conditional, multipart
 from .answers import instance_url
-from .documents import documents
-from .negotiation import (
-    EXPLICIT_LITTLE,
-    FRAME_MEDIA_TYPES,
-    IMPLICIT_LITTLE,
-    BadRequest,
-    Offer,
-    choose,
-    json_type,
-    parse_accept,
-)
+from .documents import document_response, references
+from .negotiation import FRAME_MEDIA_TYPES, BadRequest, NotAcceptable, Offer, choose, document_offer
 from .resource import accept_of, base_url, instances
 
 router = APIRouter(tags=["dicomweb"])
 Reader = Annotated[Principal, Depends(requires(Action.IMAGE_READ))]
-CHUNK = 1 << 20
+OCTETS = "application/octet-stream"
+PIXELS = ("7FE00008", "7FE00009", "7FE00010")
+LONGEST_VALUE = 0xFFFFFFFE  # bytes of a value in explicit VR little endian (PS3.5 7.1.2)
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,14 @@ def _rows(
     study: str,
     series: str | None = None,
     instance: str | None = None,
+    *,
+    with_metadata: bool = False,
 ) -> list[Row]:
     """The instances of the resource; that they were looked at or taken out is noted once."""
     with context.database.transaction() as connection:
-        rows = instances(connection, principal, study, series, instance, with_metadata=action == "view")
+        rows = instances(
+            connection, principal, study, series, instance, with_metadata=with_metadata or action == "view"
+        )
         kind, uid = ("instance", instance) if instance else ("series", series) if series else ("study", study)
         trail.record(
             connection,
@@ -76,71 +78,121 @@ def _rows(
 
 
 def _objects(request: Request, context: Context, rows: list[Row]) -> Response:
-    accepted = parse_accept(accept_of(request))
-    base = base_url(request)
-    single = next((a for a in accepted if not a.multipart and a.name == "application/dicom"), None)
-    if single is not None and len(rows) == 1 and not any(a.multipart and a.quality >= single.quality for a in accepted):
-        syntax = _syntax(rows[0]["transfer_syntax_uid"], accept_of(request), multiple=False)
-        return StreamingResponse(
-            _object(context.archive.blobs, rows[0], syntax),
-            media_type=f"application/dicom; transfer-syntax={syntax}",
-            headers={"Content-Location": instance_url(base, rows[0])},
-        )
-    stored = {row["transfer_syntax_uid"] for row in rows}
-    syntaxes = {uid: _syntax(uid, accept_of(request), multiple=True) for uid in stored}
+    blobs, accept, base = context.archive.blobs, accept_of(request), base_url(request)
+    found = {
+        key: _offer(blobs, row, accept, alone=len(rows) == 1) for key, row in {_kind(row): row for row in rows}.items()
+    }
+    offers = [found[_kind(row)] for row in rows]
+    stored = all(offer.transfer_syntax == row["transfer_syntax_uid"] for row, offer in zip(rows, offers, strict=True))
+    multiple = offers[0].multipart
+    tag = conditional.tag_of(rows, base, *found.values())
+    if stored and not multiple:
+        tag = conditional.tag_of_object(rows[0])
+    if same := conditional.unchanged(request, tag):
+        return same
+    headers = conditional.headers(tag)
+    if not multiple:
+        headers["Content-Location"] = instance_url(base, rows[0])
+        kind = _type(offers[0])
+        if stored:
+            return SegmentResponse(_file(blobs, rows[0]), rows[0]["size"], media_type=kind, headers=headers)
+        return Streamed(_early(_transcoded(blobs, rows[0], offers[0])), media_type=kind, headers=headers)
     boundary = multipart.new_boundary()
-    heads = [
-        multipart.part_head(
-            boundary,
-            {
-                "Content-Type": f"application/dicom; transfer-syntax={syntaxes[row['transfer_syntax_uid']]}",
-                "Content-Location": instance_url(base, row),
-            },
-            first=not number,
-        )
-        for number, row in enumerate(rows)
-    ]
-
     kind = multipart.content_type("application/dicom", boundary)
-    if all(syntaxes[uid] == uid for uid in stored):
-        return SegmentResponse(
-            _segments(context.archive.blobs, rows, heads, multipart.end(boundary)),
-            sum(map(len, heads)) + sum(row["size"] for row in rows) + len(multipart.end(boundary)),
-            media_type=kind,
-        )
+    if stored:
+        heads = [
+            _head(boundary, base, row, offer, row["size"], first=not number)
+            for number, (row, offer) in enumerate(zip(rows, offers, strict=True))
+        ]
+        end = multipart.end(boundary)
+        length = sum(map(len, heads)) + sum(row["size"] for row in rows) + len(end)
+        pieces = chain.from_iterable((head, *_file(blobs, row)) for head, row in zip(heads, rows, strict=True))
+        return SegmentResponse(chain(pieces, (end,)), length, media_type=kind, headers=headers)
 
-    def pieces() -> Iterator[bytes]:
-        for head, row in zip(heads, rows, strict=True):
-            yield head
-            yield from _object(context.archive.blobs, row, syntaxes[row["transfer_syntax_uid"]])
+    def pieces_of_all() -> Iterator[bytes]:
+        for number, (row, offer) in enumerate(zip(rows, offers, strict=True)):
+            make_head = functools.partial(_head, boundary, base, row, offer, first=not number)
+            yield from _transcoded(blobs, row, offer, make_head)
         yield multipart.end(boundary)
 
-    return StreamingResponse(multipart.gathered(pieces()), media_type=kind)
+    return Streamed(multipart.gathered(_early(pieces_of_all())), media_type=kind, headers=headers)
 
 
-def _segments(blobs: BlobStore, rows: list[Row], heads: list[bytes], end: bytes) -> Iterator[Segment]:
-    for head, row in zip(heads, rows, strict=True):
-        yield head
-        yield FilePart(functools.partial(blobs.open, row["blob_key"]), 0, row["size"])
-    yield end
+def _file(blobs: BlobStore, row: Row) -> tuple[Segment, ...]:
+    return (FilePart(functools.partial(blobs.open, row["blob_key"]), 0, row["size"]),)
 
 
-def _syntax(stored: str, accept: str | None, *, multiple: bool) -> str:
-    """The transfer syntax in which an instance is sent: the stored one where the client takes it."""
-    offers = [Offer("application/dicom", multiple, stored)]
+def _type(offer: Offer) -> str:
+    return f"{offer.media_type}; transfer-syntax={offer.transfer_syntax}"
+
+
+def _head(boundary: str, base: str, row: Row, offer: Offer, size: int, *, first: bool) -> bytes:
+    headers = {"Content-Type": _type(offer), "Content-Location": instance_url(base, row), "Content-Length": str(size)}
+    return multipart.part_head(boundary, headers, first=first)
+
+
+def _early(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same, with the first piece made now, while an error is still one of the request."""
+    return chain([next(pieces)], pieces)
+
+
+def _kind(row: Row) -> tuple[str, bool]:
+    """What decides in which transfer syntax an object can be sent."""
+    frames_of = (row["image_rows"] or 0) * (row["image_columns"] or 0) * (row["number_of_frames"] or 1)
+    return row["transfer_syntax_uid"], frames_of > LONGEST_VALUE // 16  # 16: no pixel has more bytes
+
+
+def _default(blobs: BlobStore, row: Row, *, large: bool) -> str:
+    """The transfer syntax that is meant where none is named (PS3.18 8.7.3.4)."""
+    stored: str = row["transfer_syntax_uid"]
+    if stored in LOSSY:
+        return stored
+    if large:
+        where = frames.layout(blobs, row)
+        if where.encapsulated and where.frames * where.decoded_bytes > LONGEST_VALUE:
+            return stored
+    return EXPLICIT_LITTLE
+
+
+def _offer(blobs: BlobStore, row: Row, accept: str | None, *, alone: bool) -> Offer:
+    """The form in which an object is sent: the stored one where the client takes it.
+
+    Raises
+    ------
+    NotAcceptable
+        There is none, for example because no decoder is installed.
+    """
+    stored, large = _kind(row)
+    syntaxes = [stored]
     if stored != EXPLICIT_LITTLE and outgoing.can_be_sent_in(stored, EXPLICIT_LITTLE):
-        offers.append(Offer("application/dicom", multiple, EXPLICIT_LITTLE))
-    return choose(accept, offers).transfer_syntax or stored
+        syntaxes.append(EXPLICIT_LITTLE)
+    shapes = (True, False) if alone else (True,)
+    offers = [Offer("application/dicom", shape, syntax) for shape in shapes for syntax in syntaxes]
+    try:
+        return choose(accept, offers, {"application/dicom": _default(blobs, row, large=large)})
+    except NotAcceptable as error:
+        if len(syntaxes) > 1 or stored == EXPLICIT_LITTLE:
+            raise
+        raise NotAcceptable(
+            error.what, value=error.value, remedy=error.remedy,
+            why=f"it is stored in {stored}, which cannot be decoded here: no decoder for it is installed",
+        ) from error  # fmt: skip
 
 
-def _object(blobs: BlobStore, row: Row, transfer_syntax: str) -> Iterator[bytes]:
-    if transfer_syntax == row["transfer_syntax_uid"]:
-        with blobs.open(row["blob_key"]) as stream:
-            while chunk := stream.read(CHUNK):
-                yield chunk
-        return
-    with outgoing.opened(blobs, row, transfer_syntax) as data_set:
-        yield file_meta(transfer_syntax, row["sop_class_uid"], row["sop_instance_uid"], None)
+def _transcoded(
+    blobs: BlobStore, row: Row, offer: Offer, head: Callable[[int], bytes] | None = None
+) -> Iterator[bytes]:
+    """An object, behind the head of its part, which is made once its length is known."""
+    syntax = offer.transfer_syntax or row["transfer_syntax_uid"]
+    with outgoing.opened(blobs, row, syntax) as data_set:
+        meta = file_meta(syntax, row["sop_class_uid"], row["sop_instance_uid"], None)
+        if syntax == row["transfer_syntax_uid"]:  # byte for byte
+            data_set.seek(0)
+            meta = b""
+        begin = data_set.tell()
+        length = data_set.seek(0, os.SEEK_END) - begin
+        data_set.seek(begin)
+        yield (head(len(meta) + length) if head else b"") + meta
         yield from outgoing.chunks(data_set)
 
 
@@ -164,33 +216,35 @@ def retrieve_instance(
     return _objects(request, context, _rows(context, principal, "export", study, series, instance))
 
 
-def _metadata(request: Request, context: Context, rows: list[Row], media_type: str) -> Response:
-    return StreamingResponse(
-        multipart.gathered(documents(context.archive.blobs, rows, base_url(request))), media_type=media_type
-    )
+def _metadata(request: Request, context: Context, rows: list[Row], offer: Offer) -> Response:
+    base = base_url(request)
+    tag = conditional.tag_of(rows, base, offer, [row["body"] is None for row in rows])
+    if same := conditional.unchanged(request, tag):
+        return same
+    return document_response(context.archive.blobs, rows, base, offer, conditional.headers(tag))
 
 
 @router.get("/studies/{study}/metadata")
 def study_metadata(request: Request, context: Ctx, principal: Reader, study: str) -> Response:
-    """DICOM JSON of all instances of a study, without bulk data."""
-    media_type = json_type(accept_of(request))
-    return _metadata(request, context, _rows(context, principal, "view", study), media_type)
+    """DICOM JSON or XML of all instances of a study, without bulk data."""
+    offer = document_offer(accept_of(request))
+    return _metadata(request, context, _rows(context, principal, "view", study), offer)
 
 
 @router.get("/studies/{study}/series/{series}/metadata")
 def series_metadata(request: Request, context: Ctx, principal: Reader, study: str, series: str) -> Response:
-    """DICOM JSON of all instances of a series, without bulk data."""
-    media_type = json_type(accept_of(request))
-    return _metadata(request, context, _rows(context, principal, "view", study, series), media_type)
+    """DICOM JSON or XML of all instances of a series, without bulk data."""
+    offer = document_offer(accept_of(request))
+    return _metadata(request, context, _rows(context, principal, "view", study, series), offer)
 
 
 @router.get("/studies/{study}/series/{series}/instances/{instance}/metadata")
 def instance_metadata(
     request: Request, context: Ctx, principal: Reader, study: str, series: str, instance: str
 ) -> Response:
-    """DICOM JSON of one instance, without bulk data."""
-    media_type = json_type(accept_of(request))
-    return _metadata(request, context, _rows(context, principal, "view", study, series, instance), media_type)
+    """DICOM JSON or XML of one instance, without bulk data."""
+    offer = document_offer(accept_of(request))
+    return _metadata(request, context, _rows(context, principal, "view", study, series, instance), offer)
 
 
 def frame_numbers(text: str) -> list[int]:
@@ -208,25 +262,30 @@ def frame_numbers(text: str) -> list[int]:
 
 
 def frame_offers(where: frames.Layout, count: int) -> list[FrameOffer]:
-    """The representations there are of frames, ours first: as stored, then decoded."""
-    octets = "application/octet-stream"
+    """The representations there are of frames; the first that the client takes is sent.
+
+    As stored stands first among bytes without a format; where no transfer syntax is named, it does not count (PS3.18 8.7.3.3). A
+    format of its own comes before them where the pixels have lost something already, else behind.
+    """
     offers = []
     if where.encapsulated:
         stored_type = FRAME_MEDIA_TYPES.get(where.transfer_syntax)
-        for media_type in (stored_type, octets):
-            if media_type:
-                offers.append(FrameOffer(media_type, True, where.transfer_syntax))
-                offers.append(FrameOffer(media_type, False, where.transfer_syntax))
+        pictures = (
+            [FrameOffer(stored_type, shape, where.transfer_syntax) for shape in (True, False)] if stored_type else []
+        )
+        octets = [FrameOffer(OCTETS, shape, where.transfer_syntax) for shape in (True, False)]
         if frames.decodable(where):
-            offers += [
-                FrameOffer(octets, True, EXPLICIT_LITTLE, True),
-                FrameOffer(octets, False, EXPLICIT_LITTLE, True),
-            ]
+            octets += [FrameOffer(OCTETS, shape, EXPLICIT_LITTLE, True) for shape in (True, False)]
+        offers = pictures + octets if where.transfer_syntax in LOSSY else octets + pictures
     else:
         # the bytes of native frames are the same in implicit VR
         for syntax in (EXPLICIT_LITTLE, IMPLICIT_LITTLE):
-            offers += [FrameOffer(octets, True, syntax), FrameOffer(octets, False, syntax)]
+            offers += [FrameOffer(OCTETS, True, syntax), FrameOffer(OCTETS, False, syntax)]
     return offers if count == 1 else [offer for offer in offers if offer.multipart]
+
+
+def _frame_offer(request: Request, where: frames.Layout, count: int) -> FrameOffer:
+    return choose(accept_of(request), frame_offers(where, count), {OCTETS: EXPLICIT_LITTLE})
 
 
 @router.get("/studies/{study}/series/{series}/instances/{instance}/frames/{numbers}")
@@ -243,22 +302,30 @@ def retrieve_frames(
 
 
 def _frames(request: Request, context: Context, row: Row, where: frames.Layout, wanted: list[int]) -> Response:
-    offer = choose(accept_of(request), frame_offers(where, len(wanted)), {"application/octet-stream": EXPLICIT_LITTLE})
+    offer = _frame_offer(request, where, len(wanted))
+    tag = conditional.tag_of([row], base_url(request), offer, wanted)
+    if same := conditional.unchanged(request, tag):
+        return same
     content = (frames.uncompressed if offer.decoded else frames.stored)(context.archive.blobs, where, wanted)
-    part_type = f"{offer.media_type}; transfer-syntax={offer.transfer_syntax}"
+    headers = conditional.headers(tag)
     if not offer.multipart:
-        return Response(next(iter(content)), media_type=part_type)
+        return Response(next(iter(content)), media_type=_type(offer), headers=headers)
     url = instance_url(base_url(request), row)
     parts = (
-        ({"Content-Type": part_type, "Content-Location": f"{url}/frames/{number}"}, [frame])
+        multipart.part(_type(offer), f"{url}/frames/{number}", frame)
         for number, frame in zip(wanted, content, strict=True)
     )
+    return _parts(parts, offer, headers)
+
+
+def _parts(parts: Iterator[multipart.Part], offer: Offer, headers: dict[str, str]) -> Response:
+    """A multipart answer; the first part is made now, while an error is still one of the request."""
     boundary = multipart.new_boundary()
-    media_type = multipart.content_type(offer.media_type, boundary, offer.transfer_syntax)
-    stream = multipart.body(boundary, parts)
-    if len(wanted) == 1:  # an error while reading is still an error of the request
-        return Response(b"".join(stream), media_type=media_type)
-    return StreamingResponse(stream, media_type=media_type)
+    return Streamed(
+        multipart.body(boundary, chain([next(parts)], parts)),
+        media_type=multipart.content_type(offer.media_type, boundary, offer.transfer_syntax),
+        headers=headers,
+    )
 
 
 @router.get("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{path:path}")
@@ -274,28 +341,33 @@ def retrieve_bulk_data(
         if where.encapsulated:
             return _frames(request, context, row, where, list(range(1, where.frames + 1)))
     value = bulkdata.value(blobs, row, path)
-    names = dict.fromkeys((value.media_type, "application/octet-stream"))
+    names = dict.fromkeys((value.media_type, OCTETS))
     ranged = "range" in request.headers  # of a value alone, not of a multipart body
     shapes = (False, True) if ranged else (True, False)
     offer = choose(accept_of(request), [Offer(name, shape) for name in names for shape in shapes])
     if not offer.multipart:
-        return _value(request, value, offer.media_type, f'"{row["digest"].hex()}"')
-    boundary = multipart.new_boundary()
+        return _value(request, value, offer.media_type, conditional.tag_of_object(row))
     url = f"{instance_url(base_url(request), row)}/bulkdata/{path}"
-    stream = multipart.body(boundary, [({"Content-Type": offer.media_type, "Content-Location": url}, value.chunks)])
-    return StreamingResponse(stream, media_type=multipart.content_type(offer.media_type, boundary))
+    tag = conditional.tag_of([row], url, offer)
+    if same := conditional.unchanged(request, tag):
+        return same
+    return _parts(iter([_value_part(value, offer.media_type, url)]), offer, conditional.headers(tag))
+
+
+def _value_part(value: bulkdata.Value, media_type: str, url: str) -> multipart.Part:
+    headers = {"Content-Type": media_type, "Content-Location": url, "Content-Length": str(value.length)}
+    return headers, value.chunks
 
 
 def _value(request: Request, value: bulkdata.Value, media_type: str, tag: str) -> Response:
-    """A value or a range of it (RFC 9110 13 and 14); the tag is that of the object, whose values never change."""
-    headers = {"ETag": tag, "Accept-Ranges": "bytes"}
-    known = [text.strip().removeprefix("W/") for text in request.headers.get("if-none-match", "").split(",")]
-    if tag in known or "*" in known:
-        return Response(status_code=304, headers=headers)
+    """A value or a range of it (RFC 9110 14); the tag is that of the object, whose values never change."""
+    if same := conditional.unchanged(request, tag):
+        return same
+    headers = conditional.headers(tag) | {"Accept-Ranges": "bytes"}
     whole = request.headers.get("if-range", tag) != tag  # the client holds bytes of another object
     try:
-        found = None if whole else bulkdata.byte_range(request.headers.get("range"), value.length)
-    except bulkdata.OutOfRange as error:
+        found = None if whole else conditional.byte_range(request.headers.get("range"), value.length)
+    except conditional.OutOfRange as error:
         response = problem(error)
         response.headers.update(headers | {"Content-Range": f"bytes */{value.length}"})
         return response
@@ -303,6 +375,100 @@ def _value(request: Request, value: bulkdata.Value, media_type: str, tag: str) -
     headers["Content-Length"] = str(end - begin)
     if found:
         headers["Content-Range"] = f"bytes {begin}-{end - 1}/{value.length}"
-    return StreamingResponse(
-        value.pieces(begin, end), status_code=206 if found else 200, media_type=media_type, headers=headers
+    return Streamed(value.pieces(begin, end), status_code=206 if found else 200, media_type=media_type, headers=headers)
+
+
+def _all_bulk_data(
+    request: Request, context: Context, principal: Principal, *uids: str, only_pixels: bool = False
+) -> Response:
+    """Every value that the metadata of the resource names by address, or only the pixel data (PS3.18 10.4.1.1.5 and .6).
+
+    Compressed pixel data that is not decoded has a part for each frame, all of the same address.
+    """
+    rows = _rows(context, principal, "export", *uids, with_metadata=True)
+    base, blobs = base_url(request), context.archive.blobs
+    named = [(row, path) for row in rows for path in references(blobs, row)]
+    if only_pixels:
+        named = [(row, path) for row, path in named if path in PIXELS]
+    if not named:
+        raise NotFound("There is no such bulk data", why="None of the attributes here is given by address")
+    offers = {row["id"]: _bulk_offer(request, blobs, row) for row, _ in named}
+    offer = Offer(OCTETS, multipart=True) if len(set(offers.values())) > 1 else next(iter(offers.values()))
+    tag = conditional.tag_of(rows, base, only_pixels, *offers.values())
+    if same := conditional.unchanged(request, tag):
+        return same
+    parts = (
+        part
+        for row, path in named
+        for part in _bulk_parts(blobs, row, path, offers[row["id"]], f"{instance_url(base, row)}/bulkdata/{path}")
     )
+    return _parts(parts, Offer(offer.media_type, multipart=True), conditional.headers(tag))
+
+
+def _bulk_offer(request: Request, blobs: BlobStore, row: Row) -> FrameOffer:
+    """How the bulk data of an instance is sent: its own types do not count, octets are always there."""
+    try:
+        where = frames.layout(blobs, row)
+    except NotFound:
+        where = None
+    if where is None or not where.encapsulated:
+        octets = [FrameOffer(OCTETS, True, EXPLICIT_LITTLE)]
+        return choose(accept_of(request), octets, {OCTETS: EXPLICIT_LITTLE})
+    return choose(accept_of(request), frame_offers(where, 2), {OCTETS: EXPLICIT_LITTLE})
+
+
+def _bulk_parts(blobs: BlobStore, row: Row, path: str, offer: FrameOffer, url: str) -> Iterator[multipart.Part]:
+    if path != f"{frames.PIXEL_DATA:08X}" or not frames.layout(blobs, row).encapsulated:
+        yield _value_part(bulkdata.value(blobs, row, path), OCTETS, url)
+        return
+    where = frames.layout(blobs, row)
+    numbers = list(range(1, where.frames + 1))
+    if offer.decoded:
+        headers = {"Content-Length": str(where.frames * where.decoded_bytes)}
+        yield (
+            {"Content-Type": _type(offer), "Content-Location": url, **headers},
+            frames.uncompressed(blobs, where, numbers),
+        )
+        return
+    for frame in frames.stored(blobs, where, numbers):
+        yield multipart.part(_type(offer), url, frame)
+
+
+@router.get("/studies/{study}/bulkdata")
+def study_bulk_data(request: Request, context: Ctx, principal: Reader, study: str) -> Response:
+    """All bulk data of a study."""
+    return _all_bulk_data(request, context, principal, study)
+
+
+@router.get("/studies/{study}/series/{series}/bulkdata")
+def series_bulk_data(request: Request, context: Ctx, principal: Reader, study: str, series: str) -> Response:
+    """All bulk data of a series."""
+    return _all_bulk_data(request, context, principal, study, series)
+
+
+@router.get("/studies/{study}/series/{series}/instances/{instance}/bulkdata")
+def instance_bulk_data(
+    request: Request, context: Ctx, principal: Reader, study: str, series: str, instance: str
+) -> Response:
+    """All bulk data of an instance."""
+    return _all_bulk_data(request, context, principal, study, series, instance)
+
+
+@router.get("/studies/{study}/pixeldata")
+def study_pixel_data(request: Request, context: Ctx, principal: Reader, study: str) -> Response:
+    """The pixel data of a study."""
+    return _all_bulk_data(request, context, principal, study, only_pixels=True)
+
+
+@router.get("/studies/{study}/series/{series}/pixeldata")
+def series_pixel_data(request: Request, context: Ctx, principal: Reader, study: str, series: str) -> Response:
+    """The pixel data of a series."""
+    return _all_bulk_data(request, context, principal, study, series, only_pixels=True)
+
+
+@router.get("/studies/{study}/series/{series}/instances/{instance}/pixeldata")
+def instance_pixel_data(
+    request: Request, context: Ctx, principal: Reader, study: str, series: str, instance: str
+) -> Response:
+    """The pixel data of an instance."""
+    return _all_bulk_data(request, context, principal, study, series, instance, only_pixels=True)

@@ -15,7 +15,7 @@ from pydicom import Dataset
 from insitu.archive.blobs import BlobStore
 from insitu.archive.header import syntax_of
 from insitu.database import Row
-from insitu.errors import InsituError, NotFound
+from insitu.errors import NotFound
 
 from . import frames
 
@@ -23,13 +23,6 @@ _ENCAPSULATED_DOCUMENT = 0x00420011
 _WORDS = {"OW": 2, "US": 2, "SS": 2, "AT": 2, "OF": 4, "FL": 4, "OL": 4, "UL": 4, "SL": 4, "OD": 8, "FD": 8,
           "OV": 8, "SV": 8, "UV": 8}  # fmt: skip
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")
-
-
-class OutOfRange(InsituError):
-    """The range of bytes that is asked for lies outside of the value."""
-
-    status = 416
-    slug = "range"
 
 
 @dataclass(frozen=True)
@@ -132,27 +125,3 @@ def _pixels(blobs: BlobStore, where: frames.Layout) -> Value:
             yield frame[max(0, begin - start) : end - start]
 
     return Value(sum(sizes), "application/octet-stream", pieces)
-
-
-def byte_range(text: str | None, length: int) -> tuple[int, int] | None:
-    """The bytes that a Range header asks for (RFC 9110 14.1.2): begin, and the one behind the last; None: all.
-
-    What is not a single range of bytes is left aside, as the RFC allows.
-
-    Raises
-    ------
-    OutOfRange
-        There is no byte in it.
-    """
-    found = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", (text or "").replace(" ", ""))
-    if not found or not (found[1] or found[2]):
-        return None
-    if not found[1]:
-        begin, end = max(0, length - int(found[2])), length
-    else:
-        begin, end = int(found[1]), min(length, int(found[2]) + 1) if found[2] else length
-        if found[2] and int(found[2]) < begin:
-            return None
-    if begin >= end:
-        raise OutOfRange("This range holds no byte of the value", value=text, why=f"it has {length} bytes")
-    return begin, end

@@ -1,7 +1,7 @@
 """Single frames of an object, by offset from its blob: as they are stored, or decoded to explicit VR little endian.
 
 The object is never held whole (except deflated ones, which have no offsets).
-Not here: routes and media types (wado), windows and colours for the eye (rendered).
+Not here: routes and media types (api.dicomweb.wado), windows and colours for the eye (api.dicomweb.rendered).
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from insitu.archive.blobs import BlobStore
 from insitu.archive.header import syntax_of
 from insitu.database import Row
 from insitu.dicom import decoders
+from insitu.dicom.syntaxes import EXPLICIT_LITTLE
 from insitu.errors import InsituError, NotFound
-
-from .negotiation import EXPLICIT_LITTLE
 
 PIXEL_DATA = 0x7FE00010
 _PIXELS = frozenset({PIXEL_DATA, 0x7FE00008, 0x7FE00009})  # integer, float, double
@@ -90,6 +89,13 @@ class Layout:
         d = self.description
         samples = 2 if d.get("PhotometricInterpretation") == "YBR_FULL_422" else int(d.get("SamplesPerPixel", 1))
         return int(d.Rows) * int(d.Columns) * samples * int(d.BitsAllocated)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of one compressed frame once it is decoded."""
+        d = self.description
+        pixels = int(d.Rows) * int(d.Columns) * int(d.get("SamplesPerPixel", 1))
+        return pixels * max(1, int(d.get("BitsAllocated", 16)) // 8)
 
 
 @contextmanager
