@@ -29,7 +29,7 @@ class NoConnection(Exception):
 
 
 class Pool:
-    """At most `maximum` connections.
+    """At most `maximum` connections, outside a transaction.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class Pool:
         while True:
             try:
                 connection = Watched.connect(
-                    self._dsn, row_factory=dict_row, connect_timeout=CONNECT_SECONDS, **self._options
+                    self._dsn, autocommit=True, row_factory=dict_row, connect_timeout=CONNECT_SECONDS, **self._options
                 )
             except psycopg.OperationalError as error:
                 silent = isinstance(error, psycopg.errors.ConnectionTimeout)
