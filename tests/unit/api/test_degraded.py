@@ -268,6 +268,9 @@ def test_a_stopped_receiver_process_and_a_stopped_dispatcher_are_told(
         until(client, "dispatcher", "ok")
         stopped[0].kill()  # the one that takes its place is no third
         until(client, "receiver", "ok")
+    page = Path(__file__).parents[3].joinpath("docs", "operations.md").read_text()
+    for name in re.findall(r"^# TYPE (insitu_\w+?)(?:_created)? ", client.get("/metrics").text, re.MULTILINE):
+        assert f"`{name}" in page, f"{name} is not documented"
     text = client.get("/metrics").text + client.get("/readyz").text
     assert "Geheim" not in text
     assert "SECRET-4711" not in text
