@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from . import check
+from . import check, deletions
 from .ledger import Ledger
 from .rounds import KINDS, Tally, play
 from .senders import Answer
@@ -29,6 +29,7 @@ from .spawner import tie
 from .sweep import sweep
 
 PER_SITE = 100  # rounds until everything is checked and a fresh site begins
+SWEEPS = {0: sweep, 1: deletions.sweep}  # systematic passes on the first site of these
 STOPS = (20.0, 3.0, 3.0, 3.0)  # seconds PostgreSQL is stopped, in turn
 
 
@@ -80,7 +81,7 @@ class Soak:
                 while not self._over:
                     sites += 1
                     with make(nameless=sites % 3 != 0) as site:
-                        self._site(site, first=sites == 1 and self._number == 0)
+                        self._site(site, first=sites == 1)
         except Exception:  # noqa: BLE001  whatever it is: the figures so far are wanted, and it is not as it must be
             self._outcome.tally.wrong.append(traceback.format_exc())
         if self._outcome.tally.wrong:
@@ -90,8 +91,8 @@ class Soak:
     def _site(self, site: Site, *, first: bool) -> None:
         ledger, outcome = Ledger(), self._outcome
         try:
-            if first:
-                swept = sweep(site, ledger, self._choice)
+            if first and self._number in SWEEPS:
+                swept = SWEEPS[self._number](site, ledger, self._choice)
                 outcome.calls = sum(swept.calls.values())
                 outcome.tally.wrong += swept.wrong
             for _ in range(PER_SITE):

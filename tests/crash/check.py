@@ -43,6 +43,8 @@ EQUAL = {
     "series_source": "SELECT s.series_instance_uid, x.receipt FROM series_source x JOIN series s ON s.id = x.series",
     "conflict": "SELECT sop_instance_uid, digest, transfer_syntax_uid, blob_key, receipt, at FROM conflict",
     "quarantine": "SELECT reason, blob_key, size, receipt, at FROM quarantine",
+    "deletion": "SELECT id, at, actor, reason, rule, study_instance_uid, series_instance_uid, sop_instance_uid, studies,"
+    " series, instances, bytes, keys FROM deletion",
 }
 
 

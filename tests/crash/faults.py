@@ -18,7 +18,7 @@ ENTRIES = 65_536
 
 
 class Operation(IntEnum):
-    """Calls that change files."""
+    """Calls that change files, or tell others something."""
 
     OPEN = 0
     WRITE = 1
@@ -29,12 +29,13 @@ class Operation(IntEnum):
     UNLINK = 6
     MKDIR = 7
     TRUNCATE = 8
+    SEND = 9  # over a socket: what is asked of PostgreSQL, and answers to peers
 
 
 SYNC = (Operation.FSYNC, Operation.FDATASYNC)
 NAMING = (Operation.RENAME, Operation.LINK)
 GROWING = (Operation.OPEN, Operation.WRITE, Operation.LINK, Operation.RENAME, Operation.MKDIR)  # need space on the disk
-ALL = tuple(Operation)
+ALL = tuple(operation for operation in Operation if operation is not Operation.SEND)
 
 
 class Mode(IntEnum):

@@ -14,12 +14,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 /* The same numbers stand in tests/crash/faults.py. */
-enum operation { OPEN, WRITE, FSYNC, FDATASYNC, RENAME, LINK, UNLINK, MKDIR, TRUNCATE };
+enum operation { OPEN, WRITE, FSYNC, FDATASYNC, RENAME, LINK, UNLINK, MKDIR, TRUNCATE, SEND };
 enum mode { OFF, COUNT, FAIL, KILL, FAIL_FROM };
 
 #define PATH_BYTES 512
@@ -377,4 +378,13 @@ int mkdirat(int folder, const char *name, mode_t mode)
 {
     REAL(mkdirat);
     ON_PATH(MKDIR, folder, name, real(folder, name, mode));
+}
+
+/* What goes to PostgreSQL and to peers; it belongs to no folder. */
+ssize_t send(int descriptor, const void *data, size_t count, int flags)
+{
+    REAL(send);
+    if (active() && control->operations & 1u << SEND)
+        REFUSE(SEND, control->prefix, -1);
+    return real(descriptor, data, count, flags);
 }

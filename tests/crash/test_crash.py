@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from . import check, objects, power, senders
+from . import check, deletions, objects, power, senders
 from .faults import SYNC, Operation
 from .ledger import Ledger
 from .rounds import Tally, play
@@ -78,6 +78,14 @@ def test_faults_at_random_moments_lose_nothing(make: Callable[..., Site]) -> Non
         assert len(ledger.acknowledged) > 50
         assert ledger.answers[Answer.REFUSED] > 0
         assert ledger.answers[Answer.UNKNOWN] > 0
+
+
+def test_a_deletion_killed_or_failing_at_any_call_happens_as_a_whole_or_not_at_all(make: Callable[..., Site]) -> None:
+    with make() as site:
+        ledger = Ledger()
+        done = deletions.sweep(site, ledger, random.Random(SEED), ("instance",), sends=False)
+        assert done.wrong == []
+        assert check.everything(site, ledger) == []
 
 
 def test_the_check_sees_a_loss(make: Callable[..., Site]) -> None:

@@ -188,6 +188,8 @@ def delete(
             _settle(archive.database, archive.blobs, identifier)
     except psycopg.OperationalError as error:
         raise Unavailable("The database does not answer", why=type(error).__name__, remedy="Try again") from error
+    except OSError as error:  # of an object that stays, from which its series is described anew
+        raise Unavailable("The disk does not answer", why=error.strerror or str(error), remedy="Try again") from error
     archive.wake()
     return selection.count
 
