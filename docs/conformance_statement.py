@@ -208,7 +208,7 @@ def services() -> Iterator[str]:
         "quarantine, and a person decides, where they cannot be read, lack a UID, or contradict their study.", "",
         "### 5.2 Query and retrieve", "",
         "Only for known nodes; what is found and sent is what the node's projects hold. Relational queries and",
-        "retrieval are negotiated",
+        "retrieval, and the matching of date-times, are negotiated",
         "(SOP class extended negotiation). Matching as in PS3.4 C.2.2.2: single value, list of UIDs, universal, wildcard, range"
         f" ({', '.join(sorted(RANGED))}), sequence. Not matched: attributes of",
         f"{', '.join(sorted(UNMATCHABLE - {'SQ'}))}.", "",
@@ -322,7 +322,7 @@ def network() -> Iterator[str]:
             ["asynchronous operations", "not supported: one operation at a time", "the same"],
             ["presentation contexts", "up to 128", "up to 128"],
             ["role selection", "accepted for storage SOP classes, for C-GET", "proposed for C-GET"],
-            ["extended negotiation", "relational queries and retrieval", "none"],
+            ["extended negotiation", "relational queries and retrieval, matching of date-times", "none"],
             ["user identity", "ignored", "none"],
             ["idle", f"ended after {settings.idle_timeout:g} s without data (`idle_timeout`)", "released when done"],
         ]),

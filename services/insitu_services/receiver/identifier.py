@@ -196,7 +196,7 @@ def check_hierarchy(identifier: Identifier, root: Root, *, relational: bool) -> 
             )
 
 
-def question(identifier: Identifier, root: Root, *, relational: bool = False) -> Question:
+def question(identifier: Identifier, root: Root, *, relational: bool = False, date_times: bool = False) -> Question:
     """The search that a C-FIND asks for.
 
     Parameters
@@ -205,6 +205,8 @@ def question(identifier: Identifier, root: Root, *, relational: bool = False) ->
     root : Root
     relational : bool
         Relational queries were negotiated.
+    date_times : bool
+        The matching of date-times was negotiated.
 
     Raises
     ------
@@ -234,7 +236,7 @@ def question(identifier: Identifier, root: Root, *, relational: bool = False) ->
         except Invalid as error:
             raise Refusal(UNABLE_TO_PROCESS, error.what, (key.number,)) from error
     fields = frozenset(returned) if level is Level.INSTANCE else frozenset[str]()
-    found = Search(level, tuple(conditions), fields, limit=NO_LIMIT)
+    found = Search(level, tuple(conditions), fields, limit=NO_LIMIT, date_times=date_times)
     return Question(found, tuple(returned), unsupported)
 
 

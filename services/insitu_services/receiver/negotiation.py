@@ -31,7 +31,7 @@ from insitu.archive.examine import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERS
 from insitu.errors import Invalid
 from insitu.settings import Settings
 
-from .sop_classes import FOR_NODES, PLAIN_SYNTAXES, QUERY_RETRIEVE
+from .sop_classes import FOR_NODES, PLAIN_SYNTAXES, QUERY_RETRIEVE, Operation
 
 for name in ("utils", "pdu", "pdu_items", "pdu_primitives"):
     # What it stumbles over in a malformed request stands in the line of the association, without a stack.
@@ -90,6 +90,8 @@ class Agreement:
         SOP classes of which the peer takes objects from us (it has the SCP role), for C-GET.
     relational : frozenset of str
         Query/retrieve SOP classes with relational queries or retrieval.
+    date_times : frozenset of str
+        Those where a range of dates and one of times are one range of date-times.
     """
 
     contexts: dict[int, tuple[str, str]]
@@ -97,6 +99,7 @@ class Agreement:
     pdu: bytes
     receives: frozenset[str] = frozenset()
     relational: frozenset[str] = frozenset()
+    date_times: frozenset[str] = frozenset()
 
 
 @functools.cache
@@ -250,9 +253,12 @@ def agree(settings: Settings, primitive: A_ASSOCIATE, *, node: bool = False) -> 
             contexts[proposed.context_id] = (abstract, known)
         answer.transfer_syntax = [UID(known or syntaxes[0])]
         results.append(answer)
-    relational = _relational(primitive) if node else frozenset()
-    accepted = _accept(settings, primitive, results, list(roles.values()), relational)
-    return Agreement(contexts, primitive.maximum_length_received or 0, accepted, receives, relational)
+    extended = _extended(primitive) if node else {}
+    accepted = _accept(settings, primitive, results, list(roles.values()), extended)
+    relational, date_times = (
+        frozenset(uid for uid, said in extended.items() if said[n : n + 1] == b"\1") for n in (0, 1)
+    )
+    return Agreement(contexts, primitive.maximum_length_received or 0, accepted, receives, relational, date_times)
 
 
 def _roles(primitive: A_ASSOCIATE) -> dict[str, SCP_SCU_RoleSelectionNegotiation]:
@@ -266,15 +272,18 @@ def _roles(primitive: A_ASSOCIATE) -> dict[str, SCP_SCU_RoleSelectionNegotiation
     }
 
 
-def _relational(primitive: A_ASSOCIATE) -> frozenset[str]:
-    """Query/retrieve SOP classes for which the peer proposes relational queries or retrieval (PS3.4 C.5.1.1, C.5.2.1, C.5.3.1)."""
-    return frozenset(
-        str(item.sop_class_uid)
-        for item in primitive.user_information
-        if isinstance(item, SOPClassExtendedNegotiation)
-        and str(item.sop_class_uid) in QUERY_RETRIEVE
-        and (item.service_class_application_information or b"")[:1] == b"\1"
-    )
+def _extended(primitive: A_ASSOCIATE) -> dict[str, bytes]:
+    """What is agreed beyond the baseline, by query/retrieve SOP class, one byte each (PS3.4 C.5.1.1, C.5.2.1, C.5.3.1).
+
+    The first is relational queries or retrieval, the second, of C-FIND alone, the matching of date-times. Others are not had.
+    """
+    found: dict[str, bytes] = {}
+    for item in primitive.user_information:
+        if isinstance(item, SOPClassExtendedNegotiation) and (model := QUERY_RETRIEVE.get(str(item.sop_class_uid))):
+            most = 2 if model.operation is Operation.FIND else 1
+            asked = (item.service_class_application_information or b"")[:most]
+            found[model.uid] = bytes(byte == 1 for byte in asked)
+    return {uid: said for uid, said in found.items() if any(said)}
 
 
 def taken(settings: Settings, abstract_syntax: str) -> bool:
@@ -289,7 +298,7 @@ def _accept(
     primitive: A_ASSOCIATE,
     results: list[PresentationContext],
     roles: list[SCP_SCU_RoleSelectionNegotiation],
-    relational: frozenset[str],
+    extended: dict[str, bytes],
 ) -> bytes:
     answer = A_ASSOCIATE()
     answer.application_context_name = UID(APPLICATION_CONTEXT)
@@ -303,13 +312,12 @@ def _accept(
     implementation.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
     version = ImplementationVersionNameNotification()
     version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    extended = []
-    for uid in sorted(relational):
+    behaviours = []
+    for uid, said in sorted(extended.items()):
         item = SOPClassExtendedNegotiation()
-        item.sop_class_uid = UID(uid)
-        item.service_class_application_information = b"\1"
-        extended.append(item)
-    answer.user_information = [maximum, implementation, version, *roles, *extended]
+        item.sop_class_uid, item.service_class_application_information = UID(uid), said
+        behaviours.append(item)
+    answer.user_information = [maximum, implementation, version, *roles, *behaviours]
     pdu = A_ASSOCIATE_AC()
     pdu.from_primitive(answer)
     encoded: bytes = pdu.encode()

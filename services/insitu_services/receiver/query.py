@@ -41,7 +41,12 @@ def find(dialogue: Dialogue, request: Request) -> None:
     """
     model = model_of(request, Operation.FIND)
     asked = identifier.read(request.data_set, request.transfer_syntax, model.root)
-    question = identifier.question(asked, model.root, relational=model.uid in dialogue.agreement.relational)
+    question = identifier.question(
+        asked,
+        model.root,
+        relational=model.uid in dialogue.agreement.relational,
+        date_times=model.uid in dialogue.agreement.date_times,
+    )
     _audit(dialogue, model, asked)
     try:
         done = _answer(dialogue, request, asked, question)
