@@ -13,7 +13,7 @@ from insitu.database import Connection, Row
 from insitu.errors import NotFound
 from insitu.settings import Settings
 
-from . import index, journal
+from . import derivation, index, journal, links
 from .blobs import file_store
 
 EVENTS_AT_ONCE = 5000
@@ -79,7 +79,7 @@ def complete_due(connection: Connection, settings: Settings) -> list[CompleteSer
     A series that has not changed since its last revision gets none and is not returned.
     """
     due = connection.execute(
-        "SELECT s.id, s.series_instance_uid, s.study, s.revision FROM series s"
+        "SELECT s.id, s.series_instance_uid, s.study, s.revision, s.created_at FROM series s"
         " WHERE s.state = 'receiving' AND s.complete_after <= clock_timestamp()"
         " AND NOT EXISTS (SELECT 1 FROM series_event e WHERE e.series = s.id)"
         f" AND (s.complete_after = '-infinity' OR NOT EXISTS (SELECT 1 {_OPEN_SOURCES}))"
@@ -127,9 +127,8 @@ def complete(connection: Connection, series_instance_uid: str) -> None:
 
 def _complete(connection: Connection, settings: Settings, series: Row) -> CompleteSeries | None:
     content = connection.execute(
-        "SELECT sop_instance_uid, digest, size, received_at FROM instance WHERE series = %s", (series["id"],)
+        "SELECT sop_instance_uid, digest, size, received_at, receipt FROM instance WHERE series = %s", (series["id"],)
     ).fetchall()
-    first = min((row["received_at"] for row in content), default=None)
     last = max((row["received_at"] for row in content), default=None)
     digest = index.digest_of(content)
     known = connection.execute(
@@ -139,14 +138,14 @@ def _complete(connection: Connection, settings: Settings, series: Row) -> Comple
     changed = bool(content) and (known is None or bytes(known["content_digest"]) != digest)
     revision = series["revision"] + changed
     connection.execute(
-        # Of objects that arrived at the same moment the row's maker was not always the first.
-        "UPDATE series SET state = 'complete', revision = %s, complete_after = NULL, last_received_at = %s,"
-        " created_at = least(created_at, %s) WHERE id = %s",
-        (revision, last, first, series["id"]),
+        "UPDATE series SET state = 'complete', revision = %s, complete_after = NULL, last_received_at = %s WHERE id = %s",
+        (revision, last, series["id"]),
     )
-    connection.execute(
-        "UPDATE study SET created_at = %s WHERE id = %s AND created_at > %s", (first, series["study"], first)
+    connection.execute(  # of objects that were deleted or replaced since
+        "DELETE FROM series_source WHERE series = %s AND receipt <> ALL(%s)",
+        (series["id"], list({row["receipt"] for row in content})),
     )
+    _settle_first(connection, settings, series, content)
     if not changed:
         return None
     completed_at = datetime.now(UTC)
@@ -161,3 +160,24 @@ def _complete(connection: Connection, settings: Settings, series: Row) -> Comple
         completed_at=completed_at.isoformat(), instances=len(content), bytes=size, content_digest=digest.hex(),
     )  # fmt: skip
     return CompleteSeries(series["id"], series["series_instance_uid"], revision, digest)
+
+
+def _settle_first(connection: Connection, settings: Settings, series: Row, content: list[Row]) -> None:
+    """Let series and study be described by their first object, also where another one, on its way in at the same time, made them.
+
+    So a rebuild, which knows only who arrived first, finds the same.
+    """
+    early = [row for row in content if row["received_at"] <= series["created_at"]]
+    if len(early) > 1 or (early and early[0]["received_at"] < series["created_at"]):
+        blobs = file_store(settings.blobs)
+        derivation.derive_series(connection, blobs, series["id"])
+        if len({row["receipt"] for row in early}) > 1:
+            links.record(connection, blobs, series["id"])
+    first = min((row["received_at"] for row in content), default=None)
+    study = connection.execute(
+        "SELECT t.created_at, (SELECT count(*) FROM instance i JOIN series s ON s.id = i.series WHERE s.study = t.id"
+        " AND i.received_at <= t.created_at) AS early FROM study t WHERE t.id = %s AND t.created_at >= %s",
+        (series["study"], first),
+    ).fetchone()
+    if study is not None and (study["early"] > 1 or study["created_at"] > first):
+        derivation.derive_study(connection, file_store(settings.blobs), series["study"])

@@ -19,10 +19,10 @@ from insitu.audit import trail
 from insitu.database import Connection, Database, Row
 from insitu.errors import Conflict, Invalid, NotFound, Unavailable
 
-from . import deletion, derivation, journal, links, rows
+from . import deletion, derivation, journal, links, patient, receipts, rows
 from .blobs import BlobStore
 from .header import syntax_of
-from .receipts import Receipt, ordered_uuid, time_of
+from .receipts import ordered_uuid, time_of
 from .store import Archive
 from .tolerant import FAILURES
 
@@ -218,6 +218,18 @@ def _check(connection: Connection, blobs: BlobStore, row: Row) -> None:
             value=found[0].series_instance_uid,
             why=f"the series is known under another study: {other['study_instance_uid']}",
         )
+    others = connection.execute(
+        "SELECT t.patient_id FROM study t JOIN series s ON s.study = t.id JOIN instance i ON i.series = s.id"
+        " WHERE t.study_instance_uid = %s AND i.blob_key IS DISTINCT FROM %s LIMIT 1",
+        (found[0].study_instance_uid, row["first_key"]),
+    ).fetchone()
+    if others is not None and patient.contradict(others["patient_id"], patient.read(found[0])):
+        raise Conflict(
+            "The second object contradicts its study",
+            value=found[0].study_instance_uid,
+            why="the study is known under another Patient ID",
+            remedy="Keep the first, or delete the study and send it again",
+        )
 
 
 def _settle(database: Database, blobs: BlobStore, identifier: uuid.UUID) -> None:
@@ -248,7 +260,7 @@ def _exchange(connection: Connection, blobs: BlobStore, row: Row) -> None:
     receipt = connection.execute("SELECT receipt FROM conflict WHERE blob_key = %s", (row["second_key"],)).fetchone()
     if receipt is None:
         return
-    brought = Receipt.model_validate_json(blobs.read(f"receipts/{receipt['receipt']}.json"))
+    brought = receipts.read(blobs, f"{receipts.PREFIX}{receipt['receipt']}.json")
     new = rows.InstanceRow(identity, digest, key, size, offset, time_of(uuid.UUID(key.split("/")[-1][:36])))
     series, _ = rows.ensure_series(connection, new, brought)
     first = connection.execute("SELECT series FROM instance WHERE blob_key = %s", (row["given_up_key"],)).fetchone()

@@ -232,9 +232,9 @@ def insert(connection: Connection, entry: dict[str, Any], keys: Sequence[str] | 
     """Write the row of a deletion from its entry in the journal; nothing happens where it is there."""
     connection.execute(
         "INSERT INTO deletion (id, at, actor, reason, rule, study_instance_uid, series_instance_uid, sop_instance_uid,"
-        " studies, series, instances, bytes, keys) VALUES (%(id)s, %(at)s, %(actor)s, %(reason)s, %(rule)s,"
-        " %(study_instance_uid)s, %(series_instance_uid)s, %(sop_instance_uid)s, %(studies)s, %(series)s, %(instances)s,"
-        " %(bytes)s, %(rows)s) ON CONFLICT DO NOTHING",
+        " patient, studies, series, instances, bytes, keys) VALUES (%(id)s, %(at)s, %(actor)s, %(reason)s, %(rule)s,"
+        " %(study_instance_uid)s, %(series_instance_uid)s, %(sop_instance_uid)s, decode(%(patient)s, 'hex'), %(studies)s,"
+        " %(series)s, %(instances)s, %(bytes)s, %(rows)s) ON CONFLICT DO NOTHING",
         {**entry, "rows": None if keys is None else list(keys)},
     )
 
@@ -384,10 +384,16 @@ def _decide(
         keys = [row["blob_key"] for row in selection.going] + selection.aside
         count = asdict(selection.count)
         unlinked = count.pop("unlinked")
+        patient = connection.execute(
+            "SELECT encode(sha256(convert_to(patient_id, 'UTF8')), 'hex') AS digest FROM study"
+            " WHERE study_instance_uid = %s AND patient_id <> ''",
+            (selection.target.study,),
+        ).fetchone()
         entry = {
             "id": str(identifier), "at": time_of(identifier).isoformat(), "actor": actor, "reason": reason, "rule": rule,
             "study_instance_uid": selection.target.study, "series_instance_uid": selection.target.series,
-            "sop_instance_uid": selection.target.instance, **count, "keys": keys, "emptied": selection.emptied,
+            "sop_instance_uid": selection.target.instance, "patient": patient and patient["digest"], **count,
+            "keys": keys, "emptied": selection.emptied,
         }  # fmt: skip
         if selection.going:
             insert(connection, entry, keys)

@@ -6,10 +6,12 @@ So that nothing of a deleted object stays behind, and a rebuilt index is equal. 
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 
 from psycopg.types.json import Jsonb
 
 from insitu.database import Connection
+from insitu.errors import NotFound
 
 from . import levels
 from .blobs import BlobStore
@@ -43,28 +45,37 @@ def examined(blobs: BlobStore, key: str) -> tuple[Identity, bytes, int, int] | N
 
 def derive_series(connection: Connection, blobs: BlobStore, series_id: int) -> None:
     """Make what the index keeps of a series agree with its first object."""
-    first = connection.execute(_FIRST.format("s.id"), (series_id,)).fetchone()
-    found = examined(blobs, first["blob_key"]) if first else None
-    if first is None or found is None:
+    found = _first(connection, blobs, "s.id", series_id)
+    if found is None:
         return
-    values, syntax = found[0].values, found[0].syntax
+    identity, at = found
     connection.execute(
         "UPDATE series SET modality = %s, attributes = %s, created_at = %s WHERE id = %s",
         (
-            levels.storable(levels.text(values, levels.MODALITY)),
-            Jsonb(levels.attributes(values, syntax, levels.SERIES_LEVEL)), first["received_at"], series_id,
+            levels.storable(levels.text(identity.values, levels.MODALITY)),
+            Jsonb(levels.attributes(identity.values, identity.syntax, levels.SERIES_LEVEL)), at, series_id,
         ),
     )  # fmt: skip
 
 
 def derive_study(connection: Connection, blobs: BlobStore, study_id: int) -> None:
     """Make what the index keeps of a study agree with its first object."""
-    first = connection.execute(_FIRST.format("s.study"), (study_id,)).fetchone()
-    found = examined(blobs, first["blob_key"]) if first else None
-    if first is None or found is None:
+    found = _first(connection, blobs, "s.study", study_id)
+    if found is None:
         return
-    attributes = levels.attributes(found[0].values, found[0].syntax, levels.STUDY_LEVEL)
+    identity, at = found
+    attributes = levels.attributes(identity.values, identity.syntax, levels.STUDY_LEVEL)
     connection.execute(
         "UPDATE study SET patient_id = %s, attributes = %s, created_at = %s WHERE id = %s",
-        (levels.patient_id(attributes), Jsonb(attributes), first["received_at"], study_id),
+        (levels.patient_id(attributes), Jsonb(attributes), at, study_id),
     )
+
+
+def _first(connection: Connection, blobs: BlobStore, column: str, key: int) -> tuple[Identity, datetime] | None:
+    """The first object to arrive and when; None where there is none, or it is damaged."""
+    row = connection.execute(_FIRST.format(column), (key,)).fetchone()
+    try:
+        found = examined(blobs, row["blob_key"]) if row else None
+    except NotFound:
+        return None
+    return (found[0], row["received_at"]) if row and found else None

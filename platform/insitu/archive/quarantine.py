@@ -15,9 +15,9 @@ from pydicom.errors import InvalidDicomError
 from insitu.database import Connection, Database, Row
 from insitu.errors import NotFound, Unavailable
 
+from . import receipts
 from .blobs import BlobStore
 from .outcome import Outcome, Stored
-from .receipts import Receipt
 from .store import Archive
 
 READ_STEP = 1 << 20
@@ -88,7 +88,7 @@ def release(archive: Archive, entry: str) -> Stored:
     with archive.database.transaction() as connection:
         row = get(connection, entry)
     try:
-        receipt = Receipt.model_validate_json(archive.blobs.read(f"receipts/{row['receipt']}.json"))
+        receipt = receipts.read(archive.blobs, f"{receipts.PREFIX}{row['receipt']}.json")
     except (OSError, ValueError, NotFound) as error:
         raise Unavailable("The receipt of this entry cannot be read", value=row["receipt"]) from error
     with archive.begin(receipt) as incoming, archive.blobs.open(row["blob_key"]) as stream:

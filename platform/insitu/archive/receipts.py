@@ -15,6 +15,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from . import checksum
+from .blobs import BlobStore
+
+PREFIX = "receipts/"
 LEASE = 30  # seconds an open association counts as open after its process was last heard of
 
 _lock = threading.Lock()
@@ -53,7 +57,23 @@ class Receipt(BaseModel):
     @property
     def key(self) -> str:
         """Key of the durable copy."""
-        return f"receipts/{self.id}.json"
+        return f"{PREFIX}{self.id}.json"
+
+    def write(self, blobs: BlobStore) -> None:
+        """Make the durable copy."""
+        blobs.put(self.key, checksum.sealed(self.model_dump_json().encode()))
+
+
+def read(blobs: BlobStore, key: str) -> Receipt:
+    """The receipt whose durable copy has this key.
+
+    Raises
+    ------
+    NotFound
+    ValueError
+        It is not what was written.
+    """
+    return Receipt.model_validate_json(checksum.opened(blobs.read(key)))
 
 
 def ordered_uuid() -> uuid.UUID:

@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import ValidationError
-
 from insitu.database import Connection, Database, Row
 from insitu.errors import Invalid, NotFound
 from insitu.settings import Settings
 
-from . import conflicts, deletion, derivation, holds, index, journal, leftovers, rows
+from . import conflicts, deletion, derivation, holds, index, journal, leftovers, receipts, rows
 from .blobs import BlobStore
 from .receipts import Receipt, time_of
 
@@ -100,6 +98,7 @@ class _Rebuild:
 
     def run(self) -> Report:
         leftovers.finish(self._database, self._blobs)
+        journal.write_due(self._database, self._blobs)
         self._read_receipts()
         self._entries = list(journal.entries(self._blobs, self._report.unreadable))
         for number, entry in enumerate(self._entries):
@@ -121,7 +120,7 @@ class _Rebuild:
             if number < self._born.get(entry.get("series_instance_uid", ""), 0) and entry["event"] != "deletion":
                 continue  # of an earlier series of this UID, which was deleted
             with self._database.transaction() as connection:
-                self._replay(connection, entry)
+                self._replay(connection, entry, number)
         with self._database.transaction() as connection:
             holds.replay(connection, self._entries)
         self._settle_states()
@@ -153,10 +152,10 @@ class _Rebuild:
                 )
 
     def _read_receipts(self) -> None:
-        for blob in self._blobs.list("receipts/"):
+        for blob in self._blobs.list(receipts.PREFIX):
             try:
-                receipt = Receipt.model_validate_json(self._blobs.read(blob.key))
-            except ValidationError:
+                receipt = receipts.read(self._blobs, blob.key)
+            except ValueError:
                 self._report.unreadable.append(blob.key)
                 continue
             with self._database.transaction() as connection:
@@ -300,7 +299,7 @@ class _Rebuild:
             if row["blob_key"] not in self._present and not self._blobs.exists(row["blob_key"])
         )
 
-    def _replay(self, connection: Connection, entry: dict[str, Any]) -> None:
+    def _replay(self, connection: Connection, entry: dict[str, Any], number: int) -> None:
         event = entry["event"]
         if event in ("link", "unlink", "links", "revision"):
             series = index.find_series(connection, entry["series_instance_uid"], None)
@@ -316,6 +315,18 @@ class _Rebuild:
             deletion.insert(connection, entry, None)
         elif event == "resolution":
             conflicts.insert(connection, entry, done=True)
+        elif event == "senders":
+            connection.cursor().executemany(
+                "INSERT INTO instance_sender (instance, calling_ae) SELECT id, %(calling_ae)s FROM instance"
+                " WHERE blob_key = %(key)s ON CONFLICT DO NOTHING",
+                entry["items"],
+            )
+        elif event == "superseded":
+            connection.cursor().executemany(
+                "UPDATE series SET superseded_by = %(by)s WHERE series_instance_uid = %(series_instance_uid)s"
+                " AND superseded_by IS NULL",
+                [item for item in entry["items"] if number >= self._born.get(item["series_instance_uid"], 0)],
+            )
         elif event == "dataset" and entry["series_instance_uid"] in self._new_series:
             self._replay_dataset(connection, entry)
         elif (

@@ -21,6 +21,11 @@ from .examine import Identity
 from .receipts import LEASE, Receipt
 
 SERIES_REMEMBERED = 4096
+# The journal tells a rebuild who else sent an object, by the blob that stands for it.
+_SENDERS_DUE = (
+    "INSERT INTO journal_due (event, content)"
+    " SELECT 'senders', jsonb_build_object('key', i.blob_key, 'calling_ae', x.calling_ae)"
+)
 
 
 class SeriesCache:
@@ -209,10 +214,10 @@ def known_instance(connection: Connection, sop_instance_uid: str) -> Row | None:
 def note_sender(connection: Connection, instance: int, receipt: Receipt) -> None:
     """Note who sent the very same object again, where it is not who sent it first: he may ask for storage commitment too."""
     connection.execute(
-        "INSERT INTO instance_sender (instance, calling_ae) SELECT i.id, %(calling)s FROM instance i"
+        "WITH noted AS (INSERT INTO instance_sender (instance, calling_ae) SELECT i.id, %(calling)s FROM instance i"
         " JOIN receipt r ON r.id = i.receipt"
         " WHERE i.id = %(instance)s AND %(calling)s::text IS NOT NULL AND r.calling_ae IS DISTINCT FROM %(calling)s"
-        " ON CONFLICT DO NOTHING",
+        f" ON CONFLICT DO NOTHING RETURNING instance, calling_ae) {_SENDERS_DUE} FROM noted x JOIN instance i ON i.id = x.instance",
         {"instance": instance, "calling": receipt.calling_ae},
     )
 
@@ -225,6 +230,9 @@ def replace_blob(connection: Connection, known: Row, row: InstanceRow, receipt: 
         (row.blob_key, row.size, row.dataset_offset, receipt, row.received_at, known["id"], known["blob_key"]),
     ).rowcount
     connection.execute("DELETE FROM damage WHERE instance = %s", (known["id"],))
+    connection.execute(
+        f"{_SENDERS_DUE} FROM instance_sender x JOIN instance i ON i.id = x.instance WHERE i.id = %s", (known["id"],)
+    )
     return changed > 0
 
 

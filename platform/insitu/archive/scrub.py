@@ -10,6 +10,7 @@ import hashlib
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,13 +20,14 @@ from insitu.audit import trail
 from insitu.database import Connection, Database, Row
 from insitu.errors import Invalid, NotFound
 
-from . import journal, leftovers, links, rows
+from . import journal, leftovers, links, receipts, rows
 from .blobs import BlobStore
 
 logger = logging.getLogger(__name__)
 
 READ_STEP = 1 << 20
 ROWS_AT_ONCE = 200
+RECORD_SIZE = 512  # bytes a receipt or an entry of the journal counts as
 
 
 class State(StrEnum):
@@ -55,6 +57,8 @@ class Report:
         SOP Instance UIDs whose data set is not the one that arrived; the blob is in quarantine.
     unreadable : list of str
         SOP Instance UIDs whose blob the disk does not give out just now.
+    records : list of str
+        Keys of receipts and of entries of the journal that are missing or not what was written. They are left where they are.
     unreferenced : list of str
         Keys nothing refers to, still within their day.
     removed : list of str
@@ -70,14 +74,15 @@ class Report:
     missing: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    records: list[str] = field(default_factory=list)
     unreferenced: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     abandoned: int = 0
 
     @property
     def healthy(self) -> bool:
-        """Whether every object is there and unchanged."""
-        return not self.missing and not self.changed and not self.unreadable
+        """Whether every object, receipt and entry of the journal is there and unchanged."""
+        return not (self.missing or self.changed or self.unreadable or self.records)
 
 
 class Throttle:
@@ -217,6 +222,47 @@ def compare(blobs: BlobStore, row: Row, throttle: Throttle) -> tuple[State, int]
     return (State.SOUND if sound else State.ROTTEN), size
 
 
+def damaged_records(database: Database, blobs: BlobStore, throttle: Throttle) -> list[str]:
+    """Keys of receipts and of entries of the journal that are missing, or not what was written.
+
+    Of the journal only those entries can be missed that a row is named after.
+    """
+    found: list[str] = []
+    for statement, prefix, readable in (
+        # A receipt that a rebuild found lost has a row that says so.
+        (
+            "SELECT id FROM receipt WHERE id > %s AND (channel, principal) IS DISTINCT FROM ('import', 'unknown')",
+            receipts.PREFIX, receipts.read,
+        ),
+        ("SELECT id FROM deletion WHERE id > %s AND keys IS NULL", journal.PREFIX, journal.read),
+        ("SELECT id FROM conflict_resolution WHERE id > %s AND done", journal.PREFIX, journal.read),
+    ):  # fmt: skip
+        last = uuid.UUID(int=0)
+        while not throttle.stopping:
+            with database.transaction() as connection:
+                batch = connection.execute(f"{statement} ORDER BY id LIMIT %s", (last, ROWS_AT_ONCE)).fetchall()
+            if not batch:
+                break
+            keys = [f"{prefix}{row['id']}.json" for row in batch]
+            found += [key for key in keys if not _whole(blobs, key, readable, throttle)]
+            last = batch[-1]["id"]
+    for blob in blobs.list(journal.PREFIX):
+        if throttle.stopping:
+            break
+        if blob.key not in found and not _whole(blobs, blob.key, journal.read, throttle):
+            found.append(blob.key)
+    return found
+
+
+def _whole(blobs: BlobStore, key: str, readable: Callable[[BlobStore, str], object], throttle: Throttle) -> bool:
+    throttle.passed(RECORD_SIZE)
+    try:
+        readable(blobs, key)
+    except (NotFound, ValueError, OSError):
+        return False
+    return True
+
+
 def aside_key(key: str) -> str:
     """Where the rotten blob of `key` is put."""
     return f"quarantine/{key.partition('/')[2].removesuffix('.dcm')}"
@@ -226,7 +272,7 @@ def _refuse_empty(database: Database, blobs: BlobStore) -> None:
     """A blob store without anything beside a full index is a disk that is not there; every object would count as missing."""
     with database.transaction() as connection:
         full = connection.execute("SELECT 1 FROM instance LIMIT 1").fetchone()
-    if full and next(iter(blobs.list("receipts/")), None) is None:
+    if full and next(iter(blobs.list(receipts.PREFIX)), None) is None:
         raise Invalid(
             "The blob store is empty, but the index is not", remedy="See whether the disk with the blobs is mounted"
         )
@@ -321,6 +367,7 @@ def _close(
     now: float | None,
     throttle: Throttle,
 ) -> None:
+    report.records = damaged_records(database, blobs, throttle)
     left = leftovers.clear(database, blobs, remove=remove, now=now, stopping=lambda: throttle.stopping)
     if throttle.stopping:
         report.finished = False

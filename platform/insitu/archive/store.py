@@ -100,7 +100,7 @@ class Archive:
                     )
                 elif not connection.execute("SELECT 1 FROM project WHERE name = %s", (project,)).fetchone():
                     raise Invalid("There is no such project", value=project, remedy="See `insitu project list`")
-                self.blobs.put(receipt.key, receipt.model_dump_json().encode())
+                receipt.write(self.blobs)
                 rows.insert_receipt(connection, receipt)
                 rows.open_association(connection, receipt.id)
         except psycopg.OperationalError as error:

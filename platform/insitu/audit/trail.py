@@ -73,7 +73,7 @@ def events(
     Parameters
     ----------
     patient : str, optional
-        Patient ID: events about the studies, series and instances of this patient in the archive.
+        Patient ID: events about the studies, series and instances of this patient, also about studies that were deleted.
     since, until : datetime, optional
         From this time on, and before that one.
     before : int, optional
@@ -102,9 +102,11 @@ def events(
             " UNION ALL SELECT s.series_instance_uid FROM study t JOIN series s ON s.study = t.id WHERE t.patient_id = %s"
             " UNION ALL SELECT i.sop_instance_uid FROM study t JOIN series s ON s.study = t.id"
             " JOIN instance i ON i.series = s.id WHERE t.patient_id = %s)"
-            " OR e.detail ->> 'study' IN (SELECT t.study_instance_uid FROM study t WHERE t.patient_id = %s))"
+            " OR e.detail ->> 'study' IN (SELECT t.study_instance_uid FROM study t WHERE t.patient_id = %s)"
+            " OR EXISTS (SELECT 1 FROM deletion d WHERE d.patient = sha256(convert_to(%s, 'UTF8')) AND (d.study_instance_uid"
+            " IN (e.resource, e.detail ->> 'study') OR e.resource IN (d.series_instance_uid, d.sop_instance_uid))))"
         )
-        values += [patient] * 4
+        values += [patient] * 5
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     return connection.execute(
         f"SELECT {COLUMNS}, s.sequence FROM audit_event e LEFT JOIN audit_seal s ON s.event = e.id"

@@ -136,6 +136,7 @@ def scrub(
         _list("missing (send them again, or restore them from a backup)", report.missing)
         _list("rotten, in quarantine now (send them again, or restore them from a backup)", report.changed)
         _list("not given out by the disk", report.unreadable)
+        _list("receipts and journal, not what was written (restore them from a backup)", report.records)
         _list("not referred to by anything, younger than a day", report.unreferenced)
         _list("not referred to by anything, removed", report.removed)
         if report.abandoned:

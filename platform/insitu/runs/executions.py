@@ -158,6 +158,7 @@ def supersede(connection: Connection, execution: str) -> None:
     """Mark result series of earlier executions for the same project, algorithm and source series (ING-6). Nothing is deleted."""
     connection.execute(
         """
+        WITH superseded AS (
         UPDATE series SET superseded_by = new.id
         FROM execution new JOIN run new_run ON new_run.identity = new.run JOIN algorithm new_algorithm
              ON new_algorithm.digest = new_run.algorithm,
@@ -169,6 +170,9 @@ def supersede(connection: Connection, execution: str) -> None:
           AND old_run.parameters = new_run.parameters
           AND (SELECT jsonb_agg(i -> 'series_instance_uid' ORDER BY i ->> 'name') FROM jsonb_array_elements(old_run.inputs) i)
             = (SELECT jsonb_agg(i -> 'series_instance_uid' ORDER BY i ->> 'name') FROM jsonb_array_elements(new_run.inputs) i)
+        RETURNING series.series_instance_uid, series.superseded_by)
+        INSERT INTO journal_due (event, content)
+        SELECT 'superseded', jsonb_build_object('series_instance_uid', series_instance_uid, 'by', superseded_by) FROM superseded
         """,
         (execution,),
     )

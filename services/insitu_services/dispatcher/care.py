@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import psycopg
 
-from insitu.archive import leftovers, retention, scrub, statistics
+from insitu.archive import journal, leftovers, retention, scrub, statistics
 from insitu.archive.store import Archive
 from insitu.errors import InsituError
 
@@ -61,6 +61,7 @@ class Care:
             logger.warning(
                 "%d deletions or decisions on conflicts had been left in the middle and are done now", finished
             )
+        journal.write_due(archive.database, archive.blobs)
         with archive.database.transaction() as connection:
             statistics.refresh(connection)
         if archive.settings.retention_automatic and time.monotonic() >= self._retention_at:
@@ -87,8 +88,9 @@ class Care:
             logger.info("scrub: %d objects are what arrived", report.objects)
         elif not report.healthy:
             logger.error(
-                "scrub: %d objects are missing, %d have rotted, %d cannot be read: insitu archive damage",
-                len(report.missing), len(report.changed), len(report.unreadable),
+                "scrub: %d objects are missing, %d have rotted, %d cannot be read: insitu archive damage; of receipts and"
+                " journal %d are damaged: insitu scrub",
+                len(report.missing), len(report.changed), len(report.unreadable), len(report.records),
             )  # fmt: skip
 
     def _loop(self, step: Callable[[], None]) -> None:

@@ -157,6 +157,28 @@ def test_the_object_that_counts_is_replaced_where_it_must_stay(
         conflicts.resolve(archive, "no uuid", "keep", actor="anna", reason=WHY)
 
 
+def test_a_second_object_of_another_patient_enters_a_study_by_a_decision(
+    database: Database, archive: Archive, settings: Settings, receipt: Receipt, make: Make, encode: Encode, store: Store
+) -> None:
+    one = make()
+    two = make(StudyInstanceUID=one.StudyInstanceUID, SeriesInstanceUID=one.SeriesInstanceUID)
+    alone = make()
+    for made in (one, two, alone):
+        store(receipt, encode(made))
+    archive.close_receipt(receipt)
+    complete(database, settings)
+    for made in (one, alone):
+        made.PatientID = "0815"
+        assert store(receipt, encode(made)).outcome is Outcome.CONFLICT_KEPT
+    with database.transaction() as connection:
+        waiting = {row["sop_instance_uid"]: row["id"] for row in conflicts.listed(connection)}
+    with pytest.raises(Conflict, match="contradicts its study"):
+        conflicts.resolve(archive, waiting[one.SOPInstanceUID], "replace", actor="anna", reason=WHY)
+    conflicts.resolve(archive, waiting[alone.SOPInstanceUID], "replace", actor="anna", reason=WHY)
+    patients = {row["study_instance_uid"]: row["patient_id"] for row in dump(database)["study"]}
+    assert patients == {one.StudyInstanceUID: "4711", alone.StudyInstanceUID: "0815"}
+
+
 def test_a_second_object_of_another_series_pulls_the_others_along(
     database: Database, archive: Archive, blobs: FileBlobStore, settings: Settings, receipt: Receipt, make: Make,
     encode: Encode, store: Store, empty_database: Database,

@@ -94,6 +94,32 @@ def test_a_deleted_instance_leaves_something_of_itself_behind(
     assert dump(database)["study"] == []
 
 
+def test_the_audit_trail_of_a_patient_forgets_what_was_deleted(
+    database: Database, archive: Archive, blobs: FileBlobStore, settings: Settings, study: list[Dataset], make: Make,
+    encode: Encode, store: Store, receipt: Receipt, empty_database: Database,
+) -> None:  # fmt: skip
+    other = make(PatientID="0815")
+    store(receipt, encode(other))
+    uid, series = study[0].StudyInstanceUID, study[0].SeriesInstanceUID
+    with database.transaction() as connection:
+        trail.record(connection, "eve", "view", "study", uid)
+        trail.record(connection, "eve", "export", "series", series, detail={"study": uid})
+        trail.record(connection, "eve", "view", "study", other.StudyInstanceUID)
+
+    def actions(patient: str) -> list[str]:
+        with database.transaction() as connection:
+            return [row["action"] for row in trail.events(connection, patient=patient)]
+
+    assert actions("4711") == ["export", "view"]
+    deletion.delete(archive, "anna", study=uid, reason=WHY, projects=None)
+    assert actions("4711") == ["delete", "export", "view"]
+    assert actions("0815") == ["view"]
+    assert actions("") == actions("nobody") == []
+    assert b"4711" not in b"".join(blobs.read(info.key) for info in blobs.list("journal/"))
+    reindex(empty_database, blobs, settings)
+    assert dump(empty_database)["deletion"] == dump(database)["deletion"]
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
