@@ -130,4 +130,20 @@ def test_a_study_cannot_be_found_fetched_and_sent_from_the_prompt(
         with pytest.raises(InsituError, match="has ended already"):
             insitu("transfer", "cancel", transfer)
         assert [each["id"] for each in insitu("retrieve", "list", "--state", "cancelled", "--json")] == [cancelled]
+
+        # a rule cannot send to nobody, nor can its node go unnoticed
+        rules = tmp_path / "rules.yaml"
+        rules.write_text("rules: [{name: all, then: {send_to: [nowhere]}}]")
+        with pytest.raises(InsituError, match=r"sends to a node that does not exist.*nowhere"):
+            insitu("rules", "set", str(rules))
+        rules.write_text("rules: [{name: all, then: {send_to: [pacs]}}]")
+        insitu("rules", "set", str(rules))
+        assert "Sent to pacs (rule 'all')" in insitu("rules", "test", str(files[0]))
+        assert insitu("rules", "replay", "--json")["sends"] == 0, "nothing is complete here without a dispatcher"
+        with pytest.raises(InsituError, match=r"Rules in force send to this node.*all"):
+            insitu("node", "remove", "pacs")
+        with pytest.raises(InsituError, match="Rules in force send to this node"):
+            insitu("node", "add", "pacs", "--ae-title", "QRSCP")
+        rules.write_text("rules: []")
+        insitu("rules", "set", str(rules))
         assert insitu("node", "remove", "pacs", "--json") == {"removed": "pacs", "cancelled": 0}
