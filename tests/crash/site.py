@@ -217,18 +217,22 @@ class Server:
         deadline = time.monotonic() + PATIENCE
         while not self.answers():
             if self.gone:
-                user = postgres.run_as()
-                self._first = self._spawner.start(
-                    command=postgres.command(self.data, self._socket, self.folder, **SERVER, **QUICK),
-                    user=(user.pw_uid, user.pw_gid) if user else None,
-                    log=str(self.folder / "postgres.log"),
-                    environment={
-                        "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC",
-                        "LD_PRELOAD": str(self._library), "CRASH_CONTROL": str(self.faults.file),
-                    },
-                )  # fmt: skip
+                self.try_to_start()
             assert time.monotonic() < deadline, "PostgreSQL does not answer:\n" + self.autopsy()
             time.sleep(0.03)
+
+    def try_to_start(self) -> None:
+        """Start it and do not wait."""
+        user = postgres.run_as()
+        self._first = self._spawner.start(
+            command=postgres.command(self.data, self._socket, self.folder, **SERVER, **QUICK),
+            user=(user.pw_uid, user.pw_gid) if user else None,
+            log=str(self.folder / "postgres.log"),
+            environment={
+                "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC",
+                "LD_PRELOAD": str(self._library), "CRASH_CONTROL": str(self.faults.file),
+            },
+        )  # fmt: skip
 
     def autopsy(self) -> str:
         """What its processes are doing, and what it wrote beside its refusals."""
@@ -408,8 +412,18 @@ class Site:
 
 
 @contextmanager
-def bench(parent: Path | None = None) -> Iterator[Callable[..., Site]]:
-    """PostgreSQL and the spawner; gives a function that makes sites. Everything has ended when the block is left."""
+def bench(
+    parent: Path | None = None, before: Callable[[Path], object] = lambda folder: None
+) -> Iterator[Callable[..., Site]]:
+    """PostgreSQL and the spawner; gives a function that makes sites. Everything has ended when the block is left.
+
+    Parameters
+    ----------
+    parent : Path, optional
+        Folder on the disk to use.
+    before : callable
+        Is given the folder in which everything will be, before PostgreSQL is.
+    """
     with tempfile.TemporaryDirectory(prefix="insitu-crash-", dir=parent, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -418,6 +432,7 @@ def bench(parent: Path | None = None) -> Iterator[Callable[..., Site]]:
         library.chmod(0o755)
         spawner = Spawner(folder, library, Faults(folder / "idle.faults", folder / "nowhere").file)
         try:
+            before(folder)
             server = Server(folder, library, spawner)
             yield lambda **more: Site(server, spawner, folder / uuid.uuid4().hex[:8], **more)
         finally:

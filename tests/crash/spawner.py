@@ -25,6 +25,7 @@ import psutil
 
 SERVICES = ("receiver", "api", "dispatcher")
 PR_SET_PDEATHSIG = 1  # prctl(2)
+MNT_DETACH = 2  # umount2(2)
 
 
 def tie() -> None:
@@ -79,6 +80,15 @@ def end(started: list[int]) -> None:
         time.sleep(0.02)
 
 
+def unmount(folder: str) -> None:
+    """Take away the disks that were mounted below a folder (tests.crash.disk)."""
+    with open("/proc/self/mounts") as stream:
+        mounted = [line.split()[1] for line in stream]
+    for path in mounted:
+        if path.startswith(folder + "/"):
+            ctypes.CDLL(None).umount2(path.encode(), MNT_DETACH)
+
+
 def main() -> None:
     """Serve until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal it comes to the harness, too, which ends this one
@@ -95,6 +105,7 @@ def main() -> None:
         with contextlib.suppress(BrokenPipeError):
             print(pid, flush=True)
     end(started)
+    unmount(sys.argv[1])
     shutil.rmtree(sys.argv[1], ignore_errors=True)
 
 

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from .faults import SYNC, Operation
 from .ledger import Ledger
 from .rounds import Tally, play
 from .senders import Answer
-from .site import ROOT, Service, Site, bench, until
+from .site import ROOT, Service, Site, until
 from .sweep import WAYS, sweep
 
 pytestmark = [
@@ -47,13 +47,6 @@ SHORT = (
     "naming fails (receiver)",
     "power lost",
 )
-
-
-@pytest.fixture(scope="module")
-def make() -> Iterator[Callable[..., Site]]:
-    """Makes sites on one PostgreSQL."""
-    with bench() as maker:
-        yield maker
 
 
 def test_a_fault_at_any_call_of_the_write_path_loses_nothing(make: Callable[..., Site]) -> None:
