@@ -364,6 +364,12 @@ class Incoming:
         self.settle()
         if stored.outcome is Outcome.STORED:
             self._archive.wake()
+        elif not stored.success or stored.outcome is Outcome.CONFLICT_KEPT:
+            logger.warning(
+                "another object under a known SOP Instance UID was %s",
+                "kept as a conflict" if stored.success else "refused",
+                extra={"fields": {"receipt": self._receipt.id, "sop_instance_uid": stored.sop_instance_uid}},
+            )
         return stored
 
     def _keep_conflict(self, connection: Connection) -> None:
