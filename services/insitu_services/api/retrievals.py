@@ -21,7 +21,7 @@ from insitu_services.peers.finding import Query
 
 from .access import requires
 from .context import Ctx
-from .queues import Limit, NodeName, Offset, State, shown
+from .queues import Page, shown
 
 router = APIRouter(prefix="/api/v1", tags=["retrievals"])
 Retriever = Annotated[Principal, Depends(requires(Action.IMAGE_RETRIEVE))]
@@ -93,18 +93,11 @@ def create(request: Request, principal: Retriever, context: Ctx) -> dict[str, An
 
 
 @router.get("/retrievals")
-def listed(
-    principal: Retriever,
-    context: Ctx,
-    state: State = None,
-    node: NodeName = None,
-    limit: Limit = 100,
-    offset: Offset = 0,
-) -> dict[str, Any]:
+def listed(principal: Retriever, context: Ctx, page: Page) -> dict[str, Any]:
     """Retrievals into the caller's projects, the newest first."""
     projects = visible_projects(principal, Action.IMAGE_RETRIEVE)
     with context.database.transaction() as connection:
-        rows = retrievals.listed(connection, projects, state=state, node=node, limit=limit, offset=offset)
+        rows = retrievals.listed(connection, projects, **page.model_dump())
     return {"retrievals": [shown(row) for row in rows], "window": context.settings.retrieval_window}
 
 

@@ -18,7 +18,7 @@ from insitu.projects.permissions import Action, Principal, Resource, authorize, 
 
 from .access import requires
 from .context import Ctx
-from .queues import Limit, NodeName, Offset, State, shown
+from .queues import Page, shown
 
 router = APIRouter(prefix="/api/v1/transfers", tags=["transfers"])
 Exporter = Annotated[Principal, Depends(requires(Action.IMAGE_EXPORT))]
@@ -79,18 +79,11 @@ def create(request: Request, principal: Exporter, context: Ctx) -> dict[str, Any
 
 
 @router.get("")
-def listed(
-    principal: Exporter,
-    context: Ctx,
-    state: State = None,
-    node: NodeName = None,
-    limit: Limit = 100,
-    offset: Offset = 0,
-) -> dict[str, Any]:
+def listed(principal: Exporter, context: Ctx, page: Page) -> dict[str, Any]:
     """Transfers, the newest first, with the number of objects in each state."""
     projects = visible_projects(principal, Action.IMAGE_EXPORT)
     with context.database.transaction() as connection:
-        rows = transfers.listed(connection, projects, state=state, node=node, limit=limit, offset=offset)
+        rows = transfers.listed(connection, projects, **page.model_dump())
     return {"transfers": [shown(row) for row in rows]}
 
 
