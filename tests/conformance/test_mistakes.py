@@ -270,6 +270,32 @@ MISTAKES = {
     "a pixel is wrong": (body(last_byte, "/frames/1$"), ["frames.one", "frames.decompressed"]),
     "there is always another frame": (status(404, 200, path="/frames/"), ["frames.beyond"]),
     "bulk data is cut off": (body(lambda data: data[:400] + data[data.rindex(b"\r\n--") :], "/bulkdata/00991010"), ["bulk.private"]),
+    "XML: texts are changed": (body(lambda data: data.replace(b"AXIAL", b"axial"), META), ["metadata.xml-values"]),
+    "XML: a name is one text": (
+        body(lambda data: data.replace(b"<GivenName>Tarou</GivenName>", b""), META), ["metadata.xml-names"],
+    ),
+    "XML: private creators are not named": (
+        body(lambda data: data.replace(b"privateCreator=", b"creator="), META), ["metadata.xml-private"],
+    ),
+    "XML: the weight is ignored": (accept("q=0.9", JSON, META), ["metadata.xml-weight"]),
+    "bulk data: an attribute is left out": (body(without_a_part, "/bulkdata$"), ["bulk.locations"]),
+    "bulk data: addresses of its own": (
+        body(lambda data: re.sub(rb"/bulkdata/7FE00010", b"/pixels", data), "/bulkdata$"), ["bulk.locations"],
+    ),
+    "bulk data: compressed as it is": (
+        accept("octet-stream", 'multipart/related; type="application/octet-stream"; transfer-syntax=*', "/bulkdata$"),
+        ["bulk.decompressed"],
+    ),
+    "implicit VR goes out": (
+        accept('type="application/dicom"', 'multipart/related; type="application/dicom"; transfer-syntax=*', WADO),
+        ["retrieve.default-implicit", "retrieve.default-syntax"],
+    ),
+    "bulk data that is missing is not missed": (status(409, 200, "POST"), ["stow.bulkdata-missing"]),
+    "bulk data is stored wrongly": (body(last_byte, WADO), ["stow.bulkdata-stored"]),
+    "any entity tag is taken for the right one": (
+        Mistake(request=lambda q: Answer(304, {}) if "if-none-match" in {n.lower() for n in q.headers} else q),
+        ["http.modified"],
+    ),
     "another media type than asked for": (accept("image/png", "image/jpeg", "/rendered"), ["rendered.png"]),
     "the viewport is ignored": (blind("viewport"), ["rendered.viewport-larger", "rendered.viewport-zero"]),
     "the window is ignored": (blind("window"), ["rendered.window", "rendered.window-effect", "rendered.window-words"]),

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from psycopg.types.json import Jsonb
 from pydicom import dcmread
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from insitu.database import Connection, Row
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 BULK_LIMIT = 1024  # bytes of a binary value that stand in the metadata itself
 BATCH = 200
 
+_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _PIXELS = {0x7FE00008: "OF", 0x7FE00009: "OD", 0x7FE00010: "OW"}
 
@@ -146,13 +148,22 @@ def _document(dataset: Dataset, address: str, depth: int = 0) -> dict[str, Any]:
             elif element.VR in _BINARY and element.value and len(element.value) > BULK_LIMIT:
                 document[name] = {"vr": element.VR, "BulkDataURI": address + name}
             elif tag.element != 0:  # group lengths are no metadata
-                document[name] = _with_nulls(element.to_json_dict(None, 0))
+                document[name] = _names(element) if element.VR == "PN" else _with_nulls(element.to_json_dict(None, 0))
         except FAILURES as error:
             if isinstance(error, OSError) and from_disk(error):
                 raise
             # A value that breaks the rules of its VR has no form in JSON; the others have.
             continue
     return document
+
+
+def _names(element: DataElement) -> dict[str, Any]:
+    """Names of persons; pydicom has no form for an empty one among others."""
+    values = element.value if element.VM > 1 else [element.value] if element.value else []
+    names = [
+        {group: text for group, text in zip(_GROUPS, name.components, strict=False) if text} or None for name in values
+    ]
+    return {"vr": "PN", "Value": names} if names else {"vr": "PN"}
 
 
 def _with_nulls(attribute: dict[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,15 @@ def test_without_a_reason_nothing_is_deleted(shared):
     assert len(shared.found("/studies/1.2.3/instances")) == 2
 
 
+def test_a_parameter_that_deleting_does_not_know_is_refused_and_nothing_is_deleted(shared):
+    shared.become(heart="lead")
+    for parameters in ({"reson": "sent by mistake"}, {"PatientID": "P1"}, {"instance": "1.2.3"}):
+        response = delete(shared, "/studies/1.2.3", params=WHY | parameters)
+        assert response.status_code == 400, parameters
+        assert next(iter(parameters)) in response.json()["detail"]
+    assert len(shared.found("/studies/1.2.3/instances")) == 2
+
+
 def test_who_may_only_read_or_store_deletes_nothing(shared):
     for role in ("reader", "researcher"):
         shared.become(heart=role)

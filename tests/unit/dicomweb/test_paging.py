@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pydicom
 import pytest
 
@@ -89,6 +91,43 @@ def test_nothing_is_missed_by_links_or_offsets_while_others_store(many, make):
     assert before <= set(linked)
     assert len(linked) == len(set(linked))
     assert before <= set(paged)
+
+
+def test_what_stays_is_found_once_while_others_store_and_delete(many, make):
+    """Studies 1.2.0 to 1.2.14 stay; the others go, one after the other, and new ones come."""
+    kept = {f"1.2.{n}" for n in range(15)}
+    begun, stop = threading.Event(), threading.Event()
+
+    def churn() -> None:
+        for number in range(15):
+            if stop.is_set():
+                return
+            study = f"1.9.{number}"
+            many.take(make(1, StudyInstanceUID=study, SeriesInstanceUID=f"{study}.1"), with_metadata=False)
+            gone = f"{many.url}/dicom-web/studies/1.2.{29 - number}"
+            answer = httpx.delete(gone, params={"reason": "a test"}, headers=many.headers, timeout=60)
+            assert answer.status_code == 204, answer.text
+            begun.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        churning = pool.submit(churn)
+        try:
+            assert begun.wait(60)
+            rounds = 0
+            while rounds < 1 or (not churning.done() and rounds < 4):
+                for address, key, wanted in (
+                    ("/studies?limit=2", "0020000D", kept),
+                    ("/studies?limit=4&StudyDate=20240101-20240131", "0020000D", kept),
+                    ("/series?limit=5", "0020000E", {f"{study}.{n}" for study in kept for n in (1, 2)}),
+                ):
+                    found = follow(many, address, key)
+                    assert len(found) == len(set(found)), "an object stands on two pages"
+                    assert wanted <= set(found), "an object that was there all the time is on no page"
+                rounds += 1
+        finally:
+            stop.set()
+        churning.result()
+    assert len(many.found("/studies")) == int(many.get("/studies").headers["X-Total-Count"])
 
 
 def test_a_count_is_exact_or_absent(many, monkeypatch):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from xml.etree import ElementTree
+
+import httpx
 import pytest
 
 
@@ -15,7 +19,7 @@ def shared(site, make):
     alone = make(1, StudyInstanceUID="1.2.9", SeriesInstanceUID="1.2.9.1", PatientID="P9")
     site.take(*images, project="heart")
     site.take(other, alone, project="brain")
-    site.hidden = other.SOPInstanceUID
+    site.hidden, site.alone = other.SOPInstanceUID, alone.SOPInstanceUID
     site.shown = images[0].SOPInstanceUID
     return site
 
@@ -44,22 +48,64 @@ def test_a_search_by_a_forbidden_series_tells_nothing(shared):
         assert (response.json(), response.headers["X-Total-Count"]) == ([], "0"), parameters
 
 
-def test_everything_of_a_forbidden_series_is_not_found(shared):
+def routes(site) -> list[str]:
+    """Path template of every DICOMweb resource that GET answers, read from the application's own description."""
+    wadl = ElementTree.fromstring(site.get("/").content)  # noqa: S314 - our own
+    found = []
+    for resource in wadl.iter("{http://wadl.dev.java.net/2009/02}resource"):
+        if any(method.get("name") == "GET" for method in resource):
+            found.append(resource.get("path", ""))
+    assert len(found) > 25
+    return [path for path in found if path != "/"]
+
+
+def filled(path: str, series: str, instance: str, study: str = "1.2.3") -> str:
+    """The template with values in it."""
+    values = {
+        "study": study,
+        "series": series,
+        "instance": instance,
+        "numbers": "1",
+        "number": "1",
+        "path:path": "7FE00010",
+    }
+    for name, value in values.items():
+        path = path.replace(f"{{{name}}}", value)
+    assert "{" not in path, f"tell this test what to put into {path}"
+    return path
+
+
+JSON = "application/dicom+json"
+XML = 'multipart/related; type="application/dicom+xml"'
+
+
+def test_no_route_shows_a_forbidden_series_of_a_shared_study(shared):
     shared.become(heart="reader")
-    series, instance = "/studies/1.2.3/series/1.2.3.5", f"/studies/1.2.3/series/1.2.3.5/instances/{shared.hidden}"
-    paths = [series, f"{series}/metadata", f"{series}/thumbnail", instance, "/studies/1.2.9", "/studies/1.2.9/metadata"]
-    paths += ["/studies/1.2.9/thumbnail"]
-    paths += [f"{instance}/{what}" for what in ("metadata", "frames/1", "frames/1/rendered", "frames/1/thumbnail")]
-    paths += [f"{instance}/{what}" for what in ("bulkdata/7FE00010", "rendered", "thumbnail")]
-    # a visible series does not open a door to an instance of another one
-    paths.append(f"/studies/1.2.3/series/1.2.3.4/instances/{shared.hidden}")
-    for path in paths:
-        response = shared.get(path)
-        assert response.status_code == 404, path
-        assert response.headers["Content-Type"] == "application/problem+json"
+    ways = [("GET", "*/*"), ("GET", f"{XML}, */*; q=0.1"), ("HEAD", "*/*")]
+    templates = routes(shared)
+    with httpx.Client(base_url=f"{shared.url}/dicom-web", headers=shared.headers, timeout=60) as client:
+        for template, (method, accept) in itertools.product(templates, ways):
+            where, headers = (method, template, accept), {"Accept": accept}
+            hidden = client.request(method, filled(template, "1.2.3.5", shared.hidden), headers=headers)
+            strange = client.request(method, filled(template, "1.2.9.1", shared.alone, "1.2.9"), headers=headers)
+            crossed = client.request(method, filled(template, "1.2.3.4", shared.hidden), headers=headers)
+            for answer in (hidden, strange, crossed):
+                assert answer.status_code in (200, 204, 404), where
+                told = answer.content if answer.status_code == 200 else b""  # a refusal repeats what was asked for
+                for secret in (shared.hidden, "1.2.3.5", shared.alone, "1.2.9.1", "P9"):
+                    assert secret.encode() not in told, where
+                assert int(answer.headers.get("X-Total-Count", 0)) <= 2, where
+            search = template.endswith(("/instances", "/series", "/studies"))
+            if "{series}" in template and not search:
+                assert hidden.status_code == 404, where
+            if "{study}" in template and not search:
+                assert strange.status_code == 404, where
+            if "{instance}" in template:
+                assert crossed.status_code == 404, where
     shared.become(brain="reader")
-    for path in paths[:-1]:
-        assert shared.get(path).status_code == 200, path
+    with httpx.Client(base_url=f"{shared.url}/dicom-web", headers=shared.headers, timeout=60) as client:
+        for template in templates:
+            assert client.get(filled(template, "1.2.3.5", shared.hidden)).status_code == 200, template
 
 
 def test_a_stranger_to_all_projects_is_refused_everywhere(shared):

@@ -8,7 +8,9 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.encaps import encapsulate
 
+from insitu_services.api.dicomweb import rendered
 from insitu_services.api.dicomweb.negotiation import BadRequest
 from insitu_services.api.dicomweb.rendered import parse_view, windowed
 
@@ -161,3 +163,41 @@ def test_a_series_and_a_study_are_rendered_whole_frame_by_frame(site, make, samp
     whole = site.get(address(several), headers={"Accept": 'multipart/related; type="image/png"'})
     assert images(whole) == [(several.Columns, several.Rows)] * 15
     assert picture(site.get(address(several), headers=PNG)).shape == (several.Rows, several.Columns)
+
+
+def test_several_frames_are_one_gif_at_the_pace_of_the_object(site, make):
+    pixels = np.concatenate([np.full(24, 1024 + 40 * n, "<i2") for n in range(3)]).tobytes()
+    film = make(1, NumberOfFrames=3, FrameTime="250", WindowCenter="50", WindowWidth="100", PixelData=pixels)
+    site.take(film)
+    answer = site.get(address(film), headers={"Accept": "image/gif"})
+    assert answer.headers["Content-Type"] == "image/gif"
+    with Image.open(io.BytesIO(answer.content)) as found:
+        assert (found.n_frames, found.info["duration"]) == (3, 250)
+    with Image.open(
+        io.BytesIO(site.get(address(film, "/frames/2/rendered"), headers={"Accept": "image/gif"}).content)
+    ) as one:
+        assert one.n_frames == 1
+    assert picture(site.get(address(film), headers=PNG)).shape == (4, 6)
+
+
+def test_too_many_frames_for_one_gif_are_refused_with_the_way_out(site, make, monkeypatch):
+    film = make(1, NumberOfFrames=2, PixelData=bytes(96))
+    site.take(film)
+    monkeypatch.setattr(rendered, "LARGEST_ANIMATION", 50)
+    answer = site.get(address(film), headers={"Accept": "image/gif"})
+    assert answer.status_code == 406
+    assert "multipart" in answer.json()["detail"]
+
+
+def test_a_video_is_not_rendered_and_says_how_to_get_it(site, make):
+    video = make(1, SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.1.1", NumberOfFrames=2, BitsAllocated=8, BitsStored=8, HighBit=7,
+                 PixelRepresentation=0, SamplesPerPixel=3, PhotometricInterpretation="YBR_PARTIAL_420", PlanarConfiguration=0,
+                 PixelData=encapsulate([b"\x00\x00\x00\x18ftypmp42" * 10]))  # fmt: skip
+    video["PixelData"].VR, video["PixelData"].is_undefined_length = "OB", True
+    video.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.102"
+    site.take(video)
+    for path, accept in (("/rendered", "video/mp4"), ("/rendered", "*/*"), ("/thumbnail", "*/*")):
+        answer = site.get(address(video, path), headers={"Accept": accept})
+        assert answer.status_code == 406, path
+    assert "transfer-syntax=*" in answer.json()["detail"]
+    assert site.get(address(video, ""), headers={"Accept": "application/dicom"}).content == site.file(video)

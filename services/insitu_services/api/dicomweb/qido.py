@@ -29,7 +29,7 @@ from .query import parse, place_text, unsupported
 from .resource import accept_of, base_url
 
 router = APIRouter(tags=["dicomweb"])
-COUNTED = 500  # results behind the page that are counted without being asked to
+COUNTED = 200  # results behind the page that are counted without being asked to
 Reader = Annotated[Principal, Depends(requires(Action.IMAGE_READ))]
 
 

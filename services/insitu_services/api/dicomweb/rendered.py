@@ -21,6 +21,7 @@ from pydicom.uid import EncapsulatedPDFStorage, SegmentationStorage
 
 from insitu.archive.blobs import BlobStore
 from insitu.database import Row
+from insitu.dicom.syntaxes import VIDEO
 from insitu.errors import NotFound
 from insitu.projects.permissions import Action, Principal
 
@@ -30,7 +31,7 @@ from ..context import Context, Ctx
 from ..head import Streamed
 from . import multipart
 from .answers import instance_url
-from .negotiation import BadRequest, Offer, choose
+from .negotiation import BadRequest, NotAcceptable, Offer, choose
 from .resource import accept_of, base_url, instances
 from .wado import frame_numbers
 
@@ -39,6 +40,9 @@ Reader = Annotated[Principal, Depends(requires(Action.IMAGE_READ))]
 
 THUMBNAIL = 128  # pixels of the longer side
 _FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
+GIF = "image/gif"
+LARGEST_ANIMATION = 256 << 20  # bytes of its pixels
+FRAME_TIME = 0x00181063  # milliseconds
 _FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/gif": "GIF"}
 _ANNOTATIONS = ("patient", "technique")
 
@@ -148,10 +152,16 @@ def render(blobs: BlobStore, row: Row, number: int, view: View) -> Image.Image:
     ------
     NotFound
         The instance has no such frame.
-    Undecodable
-        No decoder takes its pixel data.
+    Undecodable, NotAcceptable
+        No decoder takes its pixel data, or it is a video.
     """
     where = frames.layout(blobs, row)
+    if where.transfer_syntax in VIDEO:
+        raise NotAcceptable(
+            "A video is not rendered",
+            value=where.transfer_syntax,
+            remedy="Ask for it as it is stored: transfer-syntax=*",
+        )
     frames.check_numbers(where, [number])
     frame = next(iter(frames.stored(blobs, where, [number])))
     pixels = frames.decode(where, frame)
@@ -291,7 +301,7 @@ def _rows(
 def rendered_instance(
     request: Request, context: Ctx, principal: Reader, study: str, series: str, instance: str
 ) -> Response:
-    """The instance as an image, of several frames the first one, or all as multipart; an encapsulated PDF as itself."""
+    """The instance as an image, of several frames the first one, or all as multipart or GIF; an encapsulated PDF as itself."""
     view = parse_view(dict(request.query_params))
     row = _rows(context, principal, study, series, instance)[0]
     if row["sop_class_uid"] == EncapsulatedPDFStorage:
@@ -353,6 +363,8 @@ def _images(request: Request, context: Context, wanted: list[tuple[Row, list[int
     offers = [Offer(name, multipart=shape) for shape in ((False, True) if alone else (True,)) for name in _FORMATS]
     offer = choose(accept_of(request), offers)
     base = base_url(request)
+    if alone and offer.media_type == GIF and not offer.multipart and wanted[0][1] is None:
+        return _image(request, _animation(blobs, wanted[0][0], view), GIF, view)
 
     def pictures() -> Iterator[tuple[dict[str, str], list[bytes]]]:
         for row, numbers in wanted:
@@ -371,6 +383,30 @@ def _images(request: Request, context: Context, wanted: list[tuple[Row, list[int
         media_type=multipart.content_type(offer.media_type, boundary),
         headers=_warnings(request, view),
     )
+
+
+def _animation(blobs: BlobStore, row: Row, view: View) -> bytes:
+    """Every frame of an instance in one GIF, at the pace the object asks for (PS3.18 8.7.4, multi-frame images).
+
+    Raises
+    ------
+    NotAcceptable
+        It would be too large.
+    """
+    where = frames.layout(blobs, row)
+    if where.frames * where.frame_bits // 8 > LARGEST_ANIMATION and where.frames > 1:
+        raise NotAcceptable(
+            "This instance has too many frames for one GIF", value=str(where.frames),
+            remedy='Ask for multipart/related; type="image/jpeg", or for /frames/N/rendered',
+        )  # fmt: skip
+    with frames.source(blobs, row["blob_key"], where.transfer_syntax, where.dataset_offset) as stream:
+        pace = frames.header(stream, where.transfer_syntax, where.dataset_offset, [FRAME_TIME]).get("FrameTime")
+    images = (render(blobs, row, number, view) for number in range(1, where.frames + 1))
+    buffer = io.BytesIO()
+    first = next(images)
+    options = {"duration": max(20, int(pace or 100)), "loop": 0} if where.frames > 1 else {}
+    first.save(buffer, "GIF", save_all=where.frames > 1, append_images=images, **options)
+    return buffer.getvalue()
 
 
 LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"

@@ -1,4 +1,4 @@
-"""The rules of the DICOM JSON Model (PS3.18 annex F), each with the places where a document breaks it.
+"""The rules of the DICOM JSON Model (PS3.18 annex F), each with the places where a document breaks it; and its form in XML.
 
 Not here: asking a server for documents (checks.metadata).
 """
@@ -12,7 +12,9 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
+from xml.etree import ElementTree
 
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
 Document = Mapping[str, Any]
@@ -26,6 +28,8 @@ _NUMBERS = frozenset(("FL", "FD", "SL", "SS", "UL", "US"))
 _EITHER = frozenset(("DS", "IS", "SV", "UV"))
 _STRINGS = frozenset(("AE", "AS", "CS", "DA", "DT", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT"))
 _VRS = _BULK_VRS | _STRINGS | {"AT", "PN", "SQ"}
+NAMESPACE = "http://dicom.nema.org/PS3.19/models/NativeDICOM"
+NAME = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
 _GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 
 RULES = {
@@ -202,3 +206,56 @@ def first(attribute: Mapping[str, Any] | None) -> Any:
     """The first value of an attribute object, or None."""
     values = (attribute or {}).get("Value") or [None]
     return values[0]
+
+
+def native(document: Mapping[str, Any]) -> bytes:
+    """A DICOM JSON object in the Native DICOM Model (PS3.19 A.1); of a name the alphabetic group. No private attributes."""
+    root = ElementTree.Element("NativeDicomModel", {"xmlns": NAMESPACE, "xml:space": "preserve"})
+    _fill(root, document)
+    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text
+
+
+def _fill(parent: ElementTree.Element, document: Mapping[str, Any]) -> None:
+    for tag, attribute in document.items():
+        names = {"tag": tag, "vr": attribute["vr"], "keyword": keyword_for_tag(int(tag, 16))}
+        element = ElementTree.SubElement(parent, "DicomAttribute", names)
+        if "BulkDataURI" in attribute:
+            ElementTree.SubElement(element, "BulkData", uri=attribute["BulkDataURI"])
+        if "InlineBinary" in attribute:
+            ElementTree.SubElement(element, "InlineBinary").text = attribute["InlineBinary"]
+        for number, value in enumerate(attribute.get("Value", ()), start=1):
+            kind = {"SQ": "Item", "PN": "PersonName"}.get(attribute["vr"], "Value")
+            inner = ElementTree.SubElement(element, kind, number=str(number))
+            if kind == "Item":
+                _fill(inner, value)
+            elif kind == "PersonName":
+                group = ElementTree.SubElement(inner, "Alphabetic")
+                for name, part in zip(NAME, (value or {}).get("Alphabetic", "").split("^"), strict=False):
+                    ElementTree.SubElement(group, name).text = part
+            elif value not in (None, ""):
+                inner.text = str(value)
+
+
+def from_native(text: bytes) -> dict[str, Any]:
+    """What a NativeDicomModel document says of each attribute at its top: texts of values, and names of persons as in JSON.
+
+    Private attributes have the key `CREATOR/ggggee`, where `ee` are the last two digits.
+    """
+    found: dict[str, Any] = {}
+    for attribute in ElementTree.fromstring(text):  # noqa: S314 - the answer of the server the user chose
+        tag, creator = attribute.get("tag", ""), attribute.get("privateCreator")
+        found[f"{creator}/{tag[:4]}{tag[6:]}" if creator else tag] = [_native_value(value) for value in attribute]
+    return found
+
+
+def _native_value(element: ElementTree.Element) -> Any:
+    if element.tag.endswith("PersonName"):
+        groups = {}
+        for group in element:
+            parts = {part.tag.rpartition("}")[2]: part.text or "" for part in group}
+            groups[group.tag.rpartition("}")[2]] = "^".join(parts.get(name, "") for name in NAME).rstrip("^")
+        return groups
+    if element.tag.endswith("Item"):
+        return len(element)
+    return element.get("uri") if element.tag.endswith("BulkData") else element.text

@@ -21,6 +21,7 @@ from pydicom.uid import (
     CTImageStorage,
     EncapsulatedPDFStorage,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     MRImageStorage,
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     RLELossless,
@@ -140,6 +141,12 @@ def foreign(samples: Samples) -> Sample:
     study = _study(samples.run, "X", date="20240501", time="120000", character_set="ISO_IR 192", name="Foreign^Study")
     study.StudyInstanceUID = samples.other
     return _ct(study, new_uid(), 1)
+
+
+def implicit(samples: Samples) -> Sample:
+    """The same, written in implicit VR little endian."""
+    sample = foreign(samples)
+    return _sample(sample.dataset, sample.frames, ImplicitVRLittleEndian)
 
 
 def another(samples: Samples) -> Sample:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from .. import multipart
-from ..check import MAY, MUST, NotOffered, Skipped, check
+from ..check import MAY, MUST, SHOULD, Check, Level, NotOffered, Skipped, add, check
 from ..objects import BULK
 from ..visit import ABSENT, Visit, demand, said, status
 from .frames import OCTETS
@@ -111,36 +114,88 @@ def unknown(visit: Visit) -> str:
     return status(visit.server.get(address, OCTETS), 400, 404)
 
 
-def _resource(visit: Visit, path: str) -> str:
+def _resource(visit: Visit, path: str, wanted: int | None = None) -> multipart.Body:
+    """All bulk data below a resource; `wanted` parts where the objects are the suite's own."""
     response = visit.server.get(path, OCTETS)
     if response.is_redirect:
         response = visit.server.get(visit.server.absolute(str(response.url), response.headers["location"]), OCTETS)
     status(response, 200, offered=(*ABSENT, 400, 406))
-    return f"{len(multipart.take_apart(response).parts)} parts"
+    found = multipart.take_apart(response)
+    demand(found.parts, "no part")
+    demand(wanted is None or len(found.parts) == wanted, f"{len(found.parts)} parts, not {wanted}")
+    return found
 
 
-@check("bulk.study", MUST, "Table 10.3-2, 10.4.1.1.5", "All bulk data of a study comes at /studies/{study}/bulkdata")
-def study(visit: Visit) -> str:
-    return _resource(visit, f"{visit.target().study_path}/bulkdata")
+def _register(level_of: str, what: str, level: Level, paragraph: str, expects: str) -> None:
+    def resource(visit: Visit) -> str:
+        target = visit.target()
+        path = {"study": target.study_path, "series": target.series_path, "instance": target.path}[level_of]
+        return f"{len(_resource(visit, f'{path}/{what}').parts)} parts"
+
+    name = level_of if what == "bulkdata" else what if level_of == "instance" else f"{level_of}-{what}"
+    add(Check(f"bulk.{name}", level, paragraph, expects, resource, own=False, writes=False))
+
+
+for each, where in (
+    ("study", "/studies/{study}"),
+    ("series", ".../series/{series}"),
+    ("instance", ".../instances/{instance}"),
+):
+    article = "an" if each == "instance" else "a"
+    _register(
+        each,
+        "bulkdata",
+        MUST,
+        "Table 10.3-2, 10.4.1.1.5",
+        f"All bulk data of {article} {each} comes at {where}/bulkdata",
+    )
+    _register(
+        each, "pixeldata", MAY, "10.4.1.1.6", f"The pixel data of {article} {each} comes at {where}/pixeldata"
+    )  # fmt: skip
 
 
 @check(
-    "bulk.series", MUST, "Table 10.3-2, 10.4.1.1.5", "All bulk data of a series comes at .../series/{series}/bulkdata"
-)
-def series(visit: Visit) -> str:
-    return _resource(visit, f"{visit.target().series_path}/bulkdata")
+    "bulk.locations", MUST, "10.4.3.3.5",
+    "Each part of an instance's bulk data has the Content-Location that the metadata names, and all named are there", own=True,
+)  # fmt: skip
+def locations(visit: Visit) -> str:
+    sample = visit.samples.ct[0]
+    base = f"{visit.server.url}{sample.path}/metadata"
+    named = {tag: visit.server.absolute(base, uri) for tag, uri in _named(visit.metadata_of(sample))}
+    if not named:
+        raise Skipped("the metadata has no BulkDataURI")
+    parts = _resource(visit, f"{sample.path}/bulkdata").parts
+    came = {visit.server.absolute(base, part.headers.get("content-location", "none")): part.content for part in parts}
+    lacking = [tag for tag, address in named.items() if address not in came]
+    demand(not lacking, f"no part of the address of {', '.join(lacking)}")
+    demand(PIXELS not in named or came[named[PIXELS]] == sample.frames[0], "other pixels")
+    return f"{len(parts)} parts"
+
+
+def _named(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(tag, str(value["BulkDataURI"])) for tag, value in document.items() if "BulkDataURI" in value]
 
 
 @check(
-    "bulk.instance",
-    MUST,
-    "Table 10.3-2, 10.4.1.1.5",
-    "All bulk data of an instance comes at .../instances/{instance}/bulkdata",
+    "bulk.decompressed", MUST, "8.7.3.3",
+    "Compressed pixel data of an instance's bulk data comes uncompressed where no transfer syntax is named", own=True,
+)  # fmt: skip
+def decompressed(visit: Visit) -> str:
+    sample = visit.samples.rle
+    parts = _resource(visit, f"{sample.path}/bulkdata").parts
+    demand(any(part.content == sample.frames[0] for part in parts), f"none of {len(parts)} parts is the decoded pixels")
+    return f"{len(parts)} parts"
+
+
+@check(
+    "bulk.part-length",
+    SHOULD,
+    "Table 8.6.1-1",
+    "Each part of bulk data has a Content-Length, and it is right",
+    own=True,
 )
-def instance(visit: Visit) -> str:
-    return _resource(visit, f"{visit.target().path}/bulkdata")
-
-
-@check("bulk.pixeldata", MAY, "10.4.1.1.6", "The pixel data of an instance comes at .../instances/{instance}/pixeldata")
-def pixeldata(visit: Visit) -> str:
-    return _resource(visit, f"{visit.target().path}/pixeldata")
+def part_length(visit: Visit) -> str:
+    for part in _resource(visit, f"{visit.target().series_path}/bulkdata").parts:
+        came = part.headers.get("content-length", "none")
+        demand(came == str(len(part.content)), f"{came}, and the part has {len(part.content)} bytes")
+    return "they have"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import re
+from typing import Any
 from xml.etree import ElementTree
 
 from .. import dicomjson, multipart, objects
@@ -13,6 +15,7 @@ from ..server import JSON
 from ..visit import Visit, demand, said, status
 
 PIXELS = "7FE00010"
+XML = 'multipart/related; type="application/dicom+xml"'
 
 
 @check("metadata.instance", MUST, "Table 10.3-2", "The metadata of an instance is an array of one object")
@@ -215,16 +218,25 @@ def unknown_study(visit: Visit) -> str:
     return status(visit.server.get("/studies/2.25.1/metadata"), 404)
 
 
-@check("metadata.xml", MUST, "10.4.4 (required), PS3.19 A.1",
-       "Metadata comes as multipart/related of application/dicom+xml, one part per instance, where that is accepted", own=True)  # fmt: skip
-def xml(visit: Visit) -> str:
-    sample = visit.samples.ct[0]
-    path = f"/studies/{sample.study}/series/{sample.series}/metadata"
-    response = visit.server.get(path, 'multipart/related; type="application/dicom+xml"')
+def _xml(visit: Visit, path: str) -> multipart.Body:
+    """Metadata in XML.
+
+    Raises
+    ------
+    NotOffered
+        The server has it in JSON only.
+    """
+    response = visit.once(f"xml {path}", lambda: visit.server.get(f"{path}/metadata", XML))
     if response.status_code == 406 or multipart.media_type(response.headers.get("content-type", ""))[0] == JSON:
         raise NotOffered(said(response))
     status(response, 200)
-    body = multipart.take_apart(response)
+    return multipart.take_apart(response)
+
+
+@check("metadata.xml", MUST, "10.4.4 (required), PS3.19 A.1",
+       "Metadata comes as multipart/related of application/dicom+xml, one part per instance, where that is accepted", own=True)  # fmt: skip
+def xml(visit: Visit) -> str:
+    body = _xml(visit, visit.samples.ct[0].path.partition("/instances")[0])
     demand(len(body.parts) == len(visit.samples.ct), f"{len(body.parts)} parts, not {len(visit.samples.ct)}")
     names = set()
     for part in body.parts:
@@ -233,3 +245,61 @@ def xml(visit: Visit) -> str:
         names |= {e.text for a in root if a.get("tag") == "00080018" for e in a}
     demand(names == {s.instance for s in visit.samples.ct}, "other SOP Instance UIDs")
     return f"{len(body.parts)} parts"
+
+
+@check("metadata.xml-values", MUST, "PS3.19 A.1.5",
+       "In XML the values of an instance are those that were stored: texts, numbers, sequences, empty values", own=True)  # fmt: skip
+def xml_values(visit: Visit) -> str:
+    sample = visit.samples.ct[0]
+    came = dicomjson.from_native(_xml(visit, sample.path).parts[0].content)
+    wanted: dict[str, list[Any]] = {
+        "00080008": ["ORIGINAL", "PRIMARY", "AXIAL"], "00280010": [str(objects.ROWS)], "00281050": ["155", "50"],
+        "00081080": ["first", None, "third"], "00104000": [], "00400275": [3],
+    }  # fmt: skip
+    wrong = [f"{tag} {came.get(tag)}" for tag, values in wanted.items() if not _alike(came.get(tag), values)]
+    demand(not wrong, ", ".join(wrong))
+    return "they are"
+
+
+def _alike(came: list[Any] | None, wanted: list[Any]) -> bool:
+    """Whether texts are the same, or the same numbers."""
+    if came is None or len(came) != len(wanted):
+        return False
+    return all(
+        one == other or (one and other and re.fullmatch(r"[0-9.]+", f"{one}{other}") and float(one) == float(other))
+        for one, other in zip(came, wanted, strict=True)
+    )
+
+
+@check("metadata.xml-names", MUST, "PS3.19 A.1.5",
+       "In XML the three groups of a person's name are there, each in its components", own=True)  # fmt: skip
+def xml_names(visit: Visit) -> str:
+    came = dicomjson.from_native(_xml(visit, visit.samples.report.path).parts[0].content).get("00100010")
+    wanted = [{"Alphabetic": "Yamada^Tarou", "Ideographic": "山田^太郎", "Phonetic": "やまだ^たろう"}]
+    demand(came == wanted, f"{came}")
+    return "they are"
+
+
+@check("metadata.xml-private", MUST, "PS3.19 A.1.5",
+       "In XML a private attribute names its private creator", own=True)  # fmt: skip
+def xml_private(visit: Visit) -> str:
+    came = dicomjson.from_native(_xml(visit, visit.samples.ct[0].path).parts[0].content)
+    found = came.get(f"{objects.PRIVATE_CREATOR}/{objects.PRIVATE_GROUP:04X}01")
+    demand(found == ["private 1"], f"{found}")
+    return "it does"
+
+
+@check("metadata.xml-weight", MUST, "8.7.8.1, RFC 9110 12.4.2",
+       "Of JSON and XML the one with the higher weight comes", own=True)  # fmt: skip
+def xml_weight(visit: Visit) -> str:
+    path = visit.samples.ct[0].path
+    _xml(visit, path)
+    for wanted, accept in (
+        (JSON, f"{XML}; q=0.3, {JSON}; q=0.9"),
+        ("multipart/related", f"{JSON}; q=0.3, {XML}; q=0.9"),
+    ):
+        response = visit.server.get(f"{path}/metadata", accept)
+        status(response, 200)
+        kind = multipart.media_type(response.headers.get("content-type", ""))[0]
+        demand(kind == wanted, f"{kind} for Accept: {accept}")
+    return "it does"

@@ -7,7 +7,7 @@ import io
 import httpx
 import pydicom
 
-from .. import dicomjson, multipart
+from .. import dicomjson, multipart, objects
 from ..check import MUST, SHOULD, Broken, NotOffered, check
 from ..multipart import LEGAL_BOUNDARY, Body, Part
 from ..objects import Sample, body_of
@@ -215,6 +215,37 @@ def _pixels(visit: Visit, sample: Sample, accept: str, syntax: str) -> str:
 )
 def default_syntax(visit: Visit) -> str:
     return _pixels(visit, visit.samples.rle, DICOM, EXPLICIT)
+
+
+def _implicit(visit: Visit) -> Sample:
+    """An instance stored in implicit VR little endian."""
+
+    def store() -> Sample:
+        sample = objects.implicit(visit.samples)
+        visit.extra.append(sample.study)
+        status(visit.store([sample.file]), 200)
+        return sample
+
+    return visit.once("implicit", store)
+
+
+@check(
+    "retrieve.default-implicit", MUST, "8.7.3, 8.7.3.4",
+    "An instance stored in implicit VR comes in explicit VR little endian where no transfer syntax is named",
+    own=True, writes=True,
+)  # fmt: skip
+def default_implicit(visit: Visit) -> str:
+    return _pixels(visit, _implicit(visit), DICOM, EXPLICIT)
+
+
+@check(
+    "retrieve.wildcard-implicit", SHOULD, "8.7.3",
+    "An instance stored in implicit VR comes in explicit VR for transfer-syntax=*", own=True, writes=True,
+)  # fmt: skip
+def wildcard_implicit(visit: Visit) -> str:
+    came = str(dataset(body(visit, _implicit(visit).path, AS_STORED).parts[0]).file_meta.TransferSyntaxUID)
+    demand(came not in (IMPLICIT, BIG), came)
+    return came
 
 
 @check(

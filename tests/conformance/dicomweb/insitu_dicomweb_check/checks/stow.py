@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
 import httpx
+import pydicom
 
 from .. import multipart, objects
 from ..check import MAY, MUST, SHOULD, Broken, NotOffered, check
-from ..dicomjson import first
+from ..dicomjson import first, native
 from ..objects import Sample
 from ..server import JSON
 from ..visit import ABSENT, Deposit, Visit, demand, said, status
 
+XML, EXPLICIT = "application/dicom+xml", "1.2.840.10008.1.2.1"
 RETRIEVE_URL, FAILURE_REASON = "00081190", "00081197"
 FAILED, REFERENCED, OTHER = "00081198", "00081199", "0008119A"
 REFERENCED_CLASS, REFERENCED_INSTANCE = "00081150", "00081155"
@@ -307,26 +311,70 @@ def single_part(visit: Visit) -> str:
     return status(response, 200, offered=(400, 415))
 
 
+def _apart(visit: Visit, kind: str, sample: Sample, *, with_bulk: bool = True) -> httpx.Response:
+    """Store an instance as metadata of a kind and its pixels in a further part."""
+    document = sample.dataset.to_json_dict(bulk_data_threshold=1 << 30, bulk_data_element_handler=lambda _: "")
+    document = {tag: value for tag, value in document.items() if not tag.startswith("0099")}
+    document |= {
+        "7FE00010": {"vr": "OW", "BulkDataURI": "bulk/pixels"},
+        "00080005": {"vr": "CS", "Value": ["ISO_IR 192"]},
+    }
+    document = dict(sorted(document.items()))
+    text = json.dumps([document]).encode() if kind == JSON else native(document)
+    parts = [({"Content-Type": f"{kind}; transfer-syntax={EXPLICIT}"}, text)]
+    if with_bulk:
+        pixels = f"application/octet-stream; transfer-syntax={EXPLICIT}"
+        parts.append(({"Content-Type": pixels, "Content-Location": "bulk/pixels"}, sample.frames[0]))
+    body = b""
+    for headers, content in parts:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        body += f"--c\r\n{lines}\r\n".encode() + content + b"\r\n"
+    response = visit.server.request(
+        "POST", "/studies", accept=JSON, body=body + b"--c--\r\n",
+        headers={"Content-Type": multipart.content_type("c", kind)},
+    )  # fmt: skip
+    if response.status_code == 415 or (response.status_code == 400 and "multipart" in response.text.lower()):
+        raise NotOffered(said(response))
+    return response
+
+
 @check(
     "stow.metadata-and-bulkdata", MUST, "10.5.1.4, 10.5.4 (default)",
     "An instance sent as DICOM JSON and its bulk data in further parts is stored (200)", own=True, writes=True,
 )  # fmt: skip
 def metadata_and_bulkdata(visit: Visit) -> str:
-    import json
+    return status(_apart(visit, JSON, _extra(visit)), 200)
 
+
+@check(
+    "stow.xml-and-bulkdata", MUST, "10.5.1.4, 10.5.4 (required), PS3.19 A.1",
+    "An instance sent in the Native DICOM Model and its bulk data in further parts is stored (200)", own=True, writes=True,
+)  # fmt: skip
+def xml_and_bulkdata(visit: Visit) -> str:
+    return status(_apart(visit, XML, _extra(visit)), 200)
+
+
+@check(
+    "stow.bulkdata-stored", MUST, "10.5.1.4, 10.5.2",
+    "An instance sent as DICOM JSON and bulk data comes back with its attributes and pixels", own=True, writes=True,
+)  # fmt: skip
+def bulkdata_stored(visit: Visit) -> str:
     sample = _extra(visit)
-    document = sample.dataset.to_json_dict(bulk_data_threshold=1 << 30, bulk_data_element_handler=lambda _: "")
-    document["7FE00010"] = {"vr": "OW", "BulkDataURI": "bulk/pixels"}
-    document = {tag: value for tag, value in document.items() if not tag.startswith("0099")}
-    document["00080005"] = {"vr": "CS", "Value": ["ISO_IR 192"]}
-    pixels = f"{'application/octet-stream'}; transfer-syntax=1.2.840.10008.1.2.1"
-    body = b"--c\r\nContent-Type: application/dicom+json; transfer-syntax=1.2.840.10008.1.2.1\r\n\r\n"
-    body += json.dumps([dict(sorted(document.items()))]).encode() + b"\r\n"
-    body += f"--c\r\nContent-Type: {pixels}\r\nContent-Location: bulk/pixels\r\n\r\n".encode()
-    body += sample.frames[0] + b"\r\n--c--\r\n"
-    response = visit.server.request(
-        "POST", "/studies", accept=JSON, body=body, headers={"Content-Type": multipart.content_type("c", JSON)}
-    )
-    if response.status_code == 400 and "multipart" in response.text.lower():
-        raise NotOffered(said(response))
-    return status(response, 200, offered=(415,))
+    status(_apart(visit, JSON, sample), 200)
+    response = visit.server.get(sample.path, f'multipart/related; type="application/dicom"; transfer-syntax={EXPLICIT}')
+    status(response, 200)
+    came = pydicom.dcmread(io.BytesIO(multipart.take_apart(response).parts[0].content))
+    demand(came.PixelData == sample.frames[0], "other pixels")
+    for keyword in ("PatientName", "StudyDate", "RescaleIntercept", "RequestAttributesSequence"):
+        demand(came.get(keyword) == sample.dataset.get(keyword), f"{keyword} is {came.get(keyword)}")
+    return "it does"
+
+
+@check(
+    "stow.bulkdata-missing", MUST, "10.5.1.4, Table 10.5.3-1",
+    "An instance whose metadata names bulk data that is not in the request is not a success", own=True, writes=True,
+)  # fmt: skip
+def bulkdata_missing(visit: Visit) -> str:
+    response = _apart(visit, JSON, _extra(visit), with_bulk=False)
+    demand(400 <= response.status_code < 500, said(response))
+    return said(response)
