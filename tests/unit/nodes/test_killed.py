@@ -66,3 +66,33 @@ def test_a_killed_dispatcher_loses_an_object_or_sends_one_again_that_was_noted(
     assert set(scripted.received) == set(uids)
     assert {uid: asked[uid] for uid in noted} == dict.fromkeys(noted, 1)
     assert sum(asked.values()) <= 9, "only the object on its way at the kill may go out twice"
+
+
+def test_a_dispatcher_that_stops_keeps_its_work_or_counts_the_stop_as_a_failure(site: Site, scripted: Scripted) -> None:
+    study, uids = site.study(4)
+    second, release = threading.Event(), threading.Event()
+    asked: Counter[str] = Counter()
+
+    def answer(uid: str) -> int:
+        asked[uid] += 1
+        if len(asked) == 2 and not release.is_set():
+            second.set()
+            release.wait(PATIENCE)
+        return 0
+
+    scripted.answer = answer
+    scripted.start()
+    site.node(ae_title="PEER", host="127.0.0.1", port=scripted.port)
+    with site.exchanging() as exchange:
+        transfer = site.send(study)
+        assert second.wait(PATIENCE)
+        stop = threading.Thread(target=exchange.stop)
+        stop.start()
+        until(exchange._stopping.is_set, "it has been told to stop")
+        release.set()
+        stop.join(PATIENCE)
+        row = until(lambda: not (r := site.transfer(transfer))["active"] and r, "it is given back")
+    assert (row["state"], row["sent"], row["waiting"], row["attempts"]) == ("queued", 2, 2, 0), row
+    with site.exchanging():
+        assert site.ended(transfer)["state"] == "done"
+    assert asked == dict.fromkeys(uids, 1), "nothing goes twice"
