@@ -1,7 +1,7 @@
 """The long run: `python -m tests.crash --rounds N --seed S [--minutes M] [--side K] [--home DIR]` (`make soak`).
 
-K harnesses run side by side, as most of the time is waiting, each with a PostgreSQL of its own. A site gets a systematic pass or a hundred
-random rounds, then every check on all it holds; then comes a fresh one. Prints a table; `--write` appends its line to
+K harnesses run side by side, as most of the time is waiting, each with a PostgreSQL of its own. The first site of each gets a systematic
+pass, each site a hundred random rounds, then every check on all it holds; then comes a fresh one. Prints a table; `--write` appends its line to
 docs/reliability.md. Exit status 1 where anything is wrong.
 """
 
@@ -14,9 +14,11 @@ import sys
 import time
 import traceback
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -26,10 +28,14 @@ from .rounds import KINDS, Tally, play
 from .senders import Answer
 from .site import ROOT, Site, bench
 from .spawner import tie
-from .sweep import sweep
+from .sweep import Sweep, sweep
 
 PER_SITE = 100  # rounds until everything is checked and a fresh site begins
-SWEEPS = {0: sweep, 1: deletions.sweep}  # systematic passes on the first site of these
+# Systematic passes, each on the first site of one of the harnesses.
+SWEEPS: dict[int, Callable[[Site, Ledger, random.Random], Sweep]] = {
+    0: sweep,
+    **{number: partial(deletions.sweep, levels=(level,)) for number, level in enumerate(deletions.LEVELS, 1)},
+}
 STOPS = (20.0, 3.0, 3.0, 3.0)  # seconds PostgreSQL is stopped, in turn
 
 

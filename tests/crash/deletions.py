@@ -7,7 +7,6 @@ rebuild does not bring back what was deleted, which the check at the end of a si
 from __future__ import annotations
 
 import errno
-import json
 import random
 from dataclasses import dataclass
 
@@ -200,4 +199,4 @@ def _entries(site: Site, case: Case) -> int:
     study = case.going[0].study
     folder = site.settings.blobs / journal.PREFIX
     entries = [path.read_bytes() for path in folder.rglob("*.json")]
-    return sum(study.encode() in entry and json.loads(entry).get("event") == "deletion" for entry in entries)
+    return sum(study.encode() in entry and b'"event":"deletion"' in entry for entry in entries)
