@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,10 +21,8 @@ from insitu.nodes import registry, retrievals, transfers
 from insitu.nodes.registry import Node
 from insitu.projects.permissions import Action
 from insitu.runs.preparation import step_token
-from insitu.settings import Settings
 from insitu_services.api.access import current_principal
 from insitu_services.api.app import create_app
-from insitu_services.api.context import Context
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 OPEN = {
@@ -214,9 +211,8 @@ def everything(house: Any) -> dict[str, list[Any]]:
     return {table: sorted(rows) for table, rows in found.items()}
 
 
-def test_a_route_that_names_no_action_would_be_open_to_everybody(tmp_path: Path) -> None:
-    context = Context(settings=Settings(home=tmp_path), database=None, archive=None)  # type: ignore[arg-type]
-    found = {(door.method, door.path): door for door in doors(create_app(context))}
+def test_a_route_that_names_no_action_would_be_open_to_everybody(house: Any) -> None:
+    found = {(door.method, door.path): door for door in doors(create_app(house.context))}
     assert len(found) > 50, "the walk does not find the routes any more"
     unguarded = {key for key, door in found.items() if door.action is None or not door.knows_caller}
     assert unguarded == set(OPEN), "each route needs requires(Action.X), or a reason to be open"
