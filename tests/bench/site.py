@@ -24,6 +24,7 @@ import psycopg
 
 from insitu import postgres
 from insitu.database import migrate
+from insitu_services.supervisor import databases
 from tests.peers.orthanc import free_port
 
 START_SECONDS = 60.0
@@ -72,23 +73,28 @@ class Postgres:
 
 @contextmanager
 def database(home: Path) -> Iterator[Postgres]:
-    """A PostgreSQL with the settings of the product."""
-    data, run, password = home / "database", home / "run", uuid.uuid4().hex
+    """A PostgreSQL with the settings of the product; the one that was left in `home`, where there is one."""
+    data, run, secret = home / "database", home / "run", home / "password"
+    if not secret.exists():
+        secret.touch(mode=0o600)
+        secret.write_text(uuid.uuid4().hex)
+    password = secret.read_text()
     postgres.prepare(data, run, home, password)
-    line = postgres.command(data, run, home, fsync="on", synchronous_commit="on", full_page_writes="on")
-    with (home / "postgres.log").open("w") as log:
+    line = postgres.command(data, run, home, **databases.SERVER)
+    with (home / "postgres.log").open("a") as log:
         server = subprocess.Popen(line, stdout=log, stderr=log, **postgres.identity())  # type: ignore[call-overload]
     try:
-        postgres.wait_ready(run, password)
+        postgres.wait_ready(run, password, seconds=600)
         admin = f"host={run} user=postgres password={password}"
         with psycopg.connect(f"{admin} dbname=postgres", autocommit=True) as connection:
-            connection.execute("CREATE DATABASE insitu")
+            if not connection.execute("SELECT 1 FROM pg_database WHERE datname = 'insitu'").fetchone():
+                connection.execute("CREATE DATABASE insitu")
         dsn = f"{admin} dbname=insitu"
         migrate(dsn)
         yield Postgres(dsn, server.pid)
     finally:
         server.send_signal(signal.SIGINT)  # a fast shutdown: it waits for no session
-        server.wait(timeout=60)
+        server.wait(timeout=600)
 
 
 @contextmanager
