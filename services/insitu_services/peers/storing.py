@@ -23,6 +23,8 @@ from insitu_services.receiver.sop_classes import PLAIN_SYNTAXES
 
 from .connection import MOST_CONTEXTS
 
+SLOWEST = 10_000_000  # bytes a second at which a peer may put an object away before it answers
+
 Kind = tuple[str, str]  # SOP class and stored transfer syntax
 
 
@@ -147,7 +149,8 @@ class Sender:
             return self._exchange(context, request, outgoing.chunks(stream))
 
     def _exchange(self, context: int, request: bytes, data_set: Iterator[bytes]) -> Answer:
-        association = self._association
+        association, sent = self._association, 0
+        patience = association.dimse_timeout
         maximum = association.dimse.maximum_pdu_size
         association._reactor_checkpoint.clear()  # pynetdicom's own loop must not take the answer
         try:
@@ -159,8 +162,11 @@ class Sender:
                 fragment = P_DATA()
                 fragment.presentation_data_value_list.append((context, bytes([control]) + piece))
                 association.dul.send_pdu(fragment)  # waits while the peer is slow
+                sent += len(piece)
+            association.dimse_timeout = patience + sent / SLOWEST
             _, answer = association.dimse.get_msg(block=True)
         finally:
+            association.dimse_timeout = patience
             association._reactor_checkpoint.set()
         if not isinstance(answer, C_STORE) or answer.Status is None:
             if association.is_established:

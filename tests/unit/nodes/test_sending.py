@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pynetdicom import build_context
 
 from insitu.errors import Conflict, Invalid, NotFound
 from insitu.nodes import transfers
+from insitu_services.peers import storing
 from tests.peers.dcmtk import storescp
 from tests.tools import needs_program
 
@@ -192,6 +194,21 @@ def test_a_peer_that_never_answers_holds_a_thread_for_ever_and_keeps_other_nodes
     assert (row["state"], row["failed"]) == ("failed", 2)
     assert "given up after 2 attempts" in row["reason"].lower()
     assert sorted(scripted.received) == sorted(uids)
+
+
+def test_a_peer_that_takes_long_to_put_a_large_object_away_gets_it_again_and_again(
+    site: Site, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storing, "SLOWEST", 50)  # bytes a second: these of 2 kB count as large
+    site.settings = site.settings.model_copy(update={"peer_timeout": 1.0})
+    study, uids = site.study(1)
+    scripted.answer = lambda _: time.sleep(3) or 0  # type: ignore[func-returns-value]
+    scripted.start()
+    site.node(ae_title="PEER", host="127.0.0.1", port=scripted.port)
+    with site.exchanging():
+        row = site.ended(site.send(study))
+    assert (row["state"], row["objects"][uids[0]]["attempts"]) == ("done", 1), row
+    assert scripted.received == uids
 
 
 def test_a_cancelled_transfer_goes_on(site: Site, scripted: Scripted) -> None:
