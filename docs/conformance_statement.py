@@ -30,10 +30,11 @@ from insitu.dicom.measurements import Measurements
 from insitu.dicom.report import write_measurement_report
 from insitu.dicom.result import Algorithm, Provenance
 from insitu.dicom.segmentation import Segment, write_segmentation
+from insitu.dicom.syntaxes import LOSSY
 from insitu.dicom.wrap import wrap_volume
 from insitu.settings import Settings
 from insitu_services.api.dicomweb import stow
-from insitu_services.api.dicomweb.negotiation import FRAME_MEDIA_TYPES
+from insitu_services.api.dicomweb.negotiation import FRAME_MEDIA_TYPES, JSON_TYPES, XML_TYPE
 from insitu_services.api.dicomweb.router import router
 from insitu_services.receiver import dialogue, negotiation, sop_classes, storage
 
@@ -231,6 +232,12 @@ def services() -> Iterator[str]:
         "media types and status codes: [DICOMweb](dicomweb.md). Checked against PS3.18, by single requirement:",
         "[conformance](conformance-dicomweb.md).", "",
         *table(["method", "resource", ""], [[methods, f"`/dicom-web{path}`", says] for path, methods, says in routes()]),
+        "Every resource that has GET has HEAD.", "",
+        f"Attributes are sent as `{JSON_TYPES[0]}` (or `{JSON_TYPES[1]}`), or as `{XML_TYPE}` (Native DICOM Model),",
+        f"by the client's weights; objects are taken as `{stow.DICOM}`, or as " + " or ".join(f"`{kind}`" for kind in stow.SEPARATE),
+        "with bulk data in further parts. Objects are sent in Explicit VR Little Endian where no transfer syntax is named, and as they are",
+        "stored for `transfer-syntax=*`, or where their pixels may have lost something already: stored in", "",
+        *table(["transfer syntax", "UID"], [[uid_name(uid), uid] for uid in sorted(LOSSY, key=uid_key)]),
         "Media types of single compressed frames, where an object is stored so:", "",
         *table(["transfer syntax", "media type"], [
             [uid_name(uid), f"`{kind}`"] for uid, kind in sorted(FRAME_MEDIA_TYPES.items())

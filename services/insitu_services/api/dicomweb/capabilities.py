@@ -46,8 +46,8 @@ def capabilities(request: Request, principal: Anybody) -> Response:
         route = context.original_route
         path = str(context.path)
         if isinstance(route, APIRoute) and path.startswith("/dicom-web/"):
-            for method in route.methods or ():
-                routes.setdefault(path.removeprefix("/dicom-web"), {})[method] = (route.description or "").split("\n")[
-                    0
-                ]
-    return Response(wadl(routes, base_url(request)), media_type=media_type, headers={"Allow": "GET, OPTIONS"})
+            methods = set(route.methods or ())
+            for method in methods | ({"HEAD"} if "GET" in methods else set()):
+                says = (route.description or "").split("\n")[0]
+                routes.setdefault(path.removeprefix("/dicom-web"), {})[method] = says
+    return Response(wadl(routes, base_url(request)), media_type=media_type, headers={"Allow": "GET, HEAD, OPTIONS"})
