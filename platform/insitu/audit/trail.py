@@ -15,6 +15,11 @@ from insitu.database import Connection, Row
 
 Outcome = Literal["success", "refused", "failure"]
 
+_STUDY_OF = {
+    "series": "SELECT t.study_instance_uid AS study FROM study t JOIN series s ON s.study = t.id WHERE s.series_instance_uid = %s",
+    "instance": "SELECT t.study_instance_uid AS study FROM study t JOIN series s ON s.study = t.id"
+    " JOIN instance i ON i.series = s.id WHERE i.sop_instance_uid = %s",
+}
 COLUMNS = "e.id, e.at, e.actor, e.action, e.kind, e.resource, e.project, e.outcome, e.detail"
 
 
@@ -45,12 +50,16 @@ def record(
     outcome : {"success", "refused", "failure"}
         How it ended.
     detail : mapping, optional
-        What else a reader of the trail needs, as JSON.
+        What else a reader of the trail needs, as JSON. The study of a series or instance is added, so that the event is found by
+        its patient also when that has been deleted.
     """
+    said = dict(detail or {})
+    if kind in _STUDY_OF and "study" not in said:
+        said |= connection.execute(_STUDY_OF[kind], (resource,)).fetchone() or {}
     connection.execute(
         "INSERT INTO audit_event (actor, action, kind, resource, project, outcome, detail)"
         " VALUES (%s, %s, %s, %s, %s, %s, %s)",
-        (actor, action, kind, resource, project, outcome, Jsonb(dict(detail or {}))),
+        (actor, action, kind, resource, project, outcome, Jsonb(said)),
     )
 
 
@@ -98,15 +107,10 @@ def events(
             values.append(value)
     if patient is not None:
         conditions.append(
-            "(e.resource IN (SELECT t.study_instance_uid FROM study t WHERE t.patient_id = %s"
-            " UNION ALL SELECT s.series_instance_uid FROM study t JOIN series s ON s.study = t.id WHERE t.patient_id = %s"
-            " UNION ALL SELECT i.sop_instance_uid FROM study t JOIN series s ON s.study = t.id"
-            " JOIN instance i ON i.series = s.id WHERE t.patient_id = %s)"
-            " OR e.detail ->> 'study' IN (SELECT t.study_instance_uid FROM study t WHERE t.patient_id = %s)"
-            " OR EXISTS (SELECT 1 FROM deletion d WHERE d.patient = sha256(convert_to(%s, 'UTF8')) AND (d.study_instance_uid"
-            " IN (e.resource, e.detail ->> 'study') OR e.resource IN (d.series_instance_uid, d.sop_instance_uid))))"
+            "ARRAY[e.resource, e.detail ->> 'study'] && ARRAY(SELECT study_instance_uid FROM study WHERE patient_id = %s"
+            " UNION ALL SELECT study_instance_uid FROM deletion WHERE patient = sha256(convert_to(%s, 'UTF8')))"
         )
-        values += [patient] * 5
+        values += [patient] * 2
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     return connection.execute(
         f"SELECT {COLUMNS}, s.sequence FROM audit_event e LEFT JOIN audit_seal s ON s.event = e.id"

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from insitu.archive import completeness, deletion, scrub
+from insitu.archive import completeness, deletion, journal, scrub
 from insitu.archive.blobs import FileBlobStore
 from insitu.archive.store import Archive
 from insitu.database import Database
@@ -102,6 +102,12 @@ def test_what_was_left_in_the_middle_and_what_a_rule_takes_stays(
         (row,) = deletion.listed(connection)
         connection.execute("UPDATE deletion SET keys = '{}', at = at - interval '1 hour'")
     assert (row["actor"], row["rule"]) == ("retention", "old")
-    Care(archive).look()
     with archive.database.transaction() as connection:
+        connection.execute(
+            'INSERT INTO journal_due (event, content) VALUES (\'senders\', \'{"key": "x", "calling_ae": "Y"}\')'
+        )
+    Care(archive).look()
+    assert [entry for entry in journal.entries(archive.blobs) if entry["event"] == "senders"]
+    with archive.database.transaction() as connection:
+        assert connection.execute("SELECT 1 FROM journal_due").fetchone() is None
         assert deletion.listed(connection)[0]["done"]
