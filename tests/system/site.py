@@ -12,8 +12,10 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 from pydicom import dcmread
 
+from insitu import processes
 from insitu.dicom.wrap import wrap_volume
 from tests.system.running import Running
 
@@ -61,6 +63,29 @@ class Site:
         """Put these rules in force."""
         answer = self.http.put("/api/v1/rules", json={"version": 1, "rules": list(rules)})
         assert answer.status_code == 200, answer.text
+
+    def signal(self, name: str, number: int) -> None:
+        """Signal a supervised process and its children; wait for it first, where it is being started again."""
+
+        def pid() -> int | None:
+            record = next(item for item in self.running.state.processes if item.name == name)
+            return record.pid if processes.alive(record.pid, record.ticks) else None
+
+        found: int = self.until(f"a running {name}", pid, lambda answer: answer is not None)
+        try:
+            family = [*psutil.Process(found).children(recursive=True), psutil.Process(found)]
+        except psutil.NoSuchProcess:
+            return
+        for process in family:
+            try:
+                process.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
+
+    def component(self, name: str) -> str:
+        """The state of a component by `/readyz`."""
+        state: str = self.http.get("/readyz").json()["components"][name]["state"]
+        return state
 
     def send(self, sent: Sent, called: str = "INSITU", files: list[Path] | None = None) -> None:
         """Send with DCMTK's storescu; every object must be acknowledged."""

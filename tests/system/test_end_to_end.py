@@ -15,7 +15,6 @@ import psutil
 import pydicom
 import pytest
 
-from insitu import processes
 from tests import doubles
 from tests.system.running import Running
 from tests.system.site import Sent, Site, phantom
@@ -256,25 +255,6 @@ def reached(site: Site, execution: str, stage: str) -> None:
     )
 
 
-def kill(site: Site, name: str) -> None:
-    """SIGKILL the supervised process of this name, with its children; wait for it first, where it is being started again."""
-
-    def pid() -> int | None:
-        record = next(item for item in site.running.state.processes if item.name == name)
-        return record.pid if processes.alive(record.pid, record.ticks) else None
-
-    found: int = site.until(f"a running {name}", pid, lambda answer: answer is not None)
-    try:
-        family = [*psutil.Process(found).children(recursive=True), psutil.Process(found)]
-    except psutil.NoSuchProcess:
-        return
-    for process in family:
-        try:
-            process.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
-
-
 def test_a_run_survives_the_death_of_the_scheduler_and_the_algorithm_runs_once(site: Site, tmp_path: Path) -> None:
     package = doubles.build("slow", tmp_path, resources={"memory": "512Mi", "seconds": 120, "cpu": 1})
     assert site.insitu("algorithm", "install", str(package)).returncode == 0
@@ -283,7 +263,7 @@ def test_a_run_survives_the_death_of_the_scheduler_and_the_algorithm_runs_once(s
     site.complete(sent.series)
     execution = site.start("double-slow", sent.series)
     reached(site, execution, "algorithm")
-    kill(site, "airflow-scheduler")
+    site.signal("airflow-scheduler", signal.SIGKILL)
     run = site.finished(execution)
     assert run["state"] == "succeeded", run["reason"]
     log = site.http.get(f"/api/v1/runs/{execution}/log", params={"step": "algorithm"}).text
@@ -322,7 +302,7 @@ def test_a_dispatcher_killed_again_and_again_leaves_every_series_with_exactly_on
     series = [phantom(tmp_path / str(number), slices=10) for number in range(3)]
     for sent in series:
         site.send(sent, "TRIAL")
-        kill(site, "dispatcher")
+        site.signal("dispatcher", signal.SIGKILL)
     for sent in series:
         runs = site.until(f"a run on {sent.series}", lambda uid=sent.series: site.runs_of(uid), bool)
         assert site.finished(runs[0]["execution"])["state"] == "succeeded"
