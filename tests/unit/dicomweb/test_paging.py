@@ -150,8 +150,13 @@ def test_a_page_keeps_to_what_the_caller_may_see(many, make):
     many.take(make(1, StudyInstanceUID="1.8.2", SeriesInstanceUID="1.8.2.1"), project="brain")
     many.become(heart="reader")
     assert set(follow(many, "/studies?limit=1", "0020000D")) == {"1.8.1", "1.2.3"}
+    # a study that two of his projects hold stands once, in the order of arrival and of dates, merged from their lists
+    many.take(make(1, StudyInstanceUID="1.8.2", SeriesInstanceUID="1.8.2.2"), project="heart")
     many.become(heart="reader", brain="reader")
-    assert len(follow(many, "/studies?limit=1", "0020000D")) == 3
+    for keys in ("", "&StudyDate=19000101-20991231", "&PatientID=*", "&StudyDate=-20991231&ModalitiesInStudy=CT"):
+        found = follow(many, f"/studies?limit=1{keys}", "0020000D")
+        assert (len(found), set(found)) == (3, {"1.8.1", "1.8.2", "1.2.3"}), keys
+    assert many.get("/studies?limit=1").headers["X-Total-Count"] == "3"
 
 
 @pytest.mark.parametrize(
@@ -169,10 +174,13 @@ def test_names_are_found_by_their_begin_whatever_their_case_and_script(site, mak
         make(1, StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1", SpecificCharacterSet="ISO_IR 192",
              PatientName="Yamada^Tarou=山田^太郎=やまだ^たろう"),
         make(1, StudyInstanceUID="1.3", SeriesInstanceUID="1.3.1", PatientName="ARMELL"),
+        make(1, StudyInstanceUID="1.4", SeriesInstanceUID="1.4.1", PatientName="Per%cent_^A"),
+        make(1, StudyInstanceUID="1.5", SeriesInstanceUID="1.5.1", PatientName="PerXcentY^A"),
     )  # fmt: skip
     wanted = {
         "ärmel*": {"1.1"}, "ÄRMEL^JÜRGEN": {"1.1"}, "Ärmel": set(), "山田*": {"1.2"}, "山田^太郎": {"1.2"},
         "やまだ*": {"1.2"}, "yamada^tarou": {"1.2"}, "*rmel*": {"1.1", "1.3"}, "arm?ll": {"1.3"}, "a*^": {"1.3"},
+        "*er%cent_^a": {"1.4"}, "?er?CENT?^*": {"1.4", "1.5"}, "*tarou^^": {"1.2"}, "*やまだ*": {"1.2"}, "*太郎": {"1.2"},
     }  # fmt: skip
     found = {name: {uid(study) for study in site.found("/studies", PatientName=name)} for name in wanted}
     assert found == wanted

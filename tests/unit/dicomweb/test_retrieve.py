@@ -169,6 +169,12 @@ def test_metadata_names_every_attribute_but_no_pixel_and_no_bulk(site, sample):
     assert pixels == dataset.PixelData[: dataset.Rows * dataset.Columns]
 
 
+def test_an_empty_name_among_others_keeps_its_place_in_the_metadata(site, make):
+    site.take(make(1, OtherPatientNames=["A^B", "", "C"]))
+    (document,) = site.get("/studies/1.2.3/metadata").json()
+    assert document["00101001"] == {"vr": "PN", "Value": [{"Alphabetic": "A^B"}, None, {"Alphabetic": "C"}]}
+
+
 def test_metadata_of_a_big_study_is_one_query_and_never_opens_an_object(site, make, monkeypatch):
     site.take(*(make(n, SeriesInstanceUID=f"1.2.3.{n % 3}") for n in range(1, 61)))
     asked = []

@@ -46,8 +46,8 @@ def connect(site) -> http.client.HTTPConnection:
 
 def test_a_series_arrives_byte_for_byte_and_the_connection_goes_on(site, digests):
     connection = connect(site)
-    for _ in range(2):
-        connection.request("GET", f"/dicom-web{SERIES}", headers=site.headers | ACCEPT)
+    for accept in (ACCEPT, {"Accept": 'multipart/related; type="application/dicom"'}):  # stored in the default syntax
+        connection.request("GET", f"/dicom-web{SERIES}", headers=site.headers | accept)
         answer = connection.getresponse()
         assert answer.status == 200
         body = answer.read()
