@@ -1,8 +1,8 @@
 """The long run: `python -m tests.crash --rounds N --seed S [--minutes M] [--side K] [--home DIR]` (`make soak`).
 
 K harnesses run side by side, as most of the time is waiting, each with a PostgreSQL of its own. The first site of each gets a systematic
-pass, each site a hundred random rounds, then every check on all it holds; then comes a fresh one. Prints a table; `--write` appends its line to
-docs/reliability.md. Exit status 1 where anything is wrong.
+pass, each site a hundred random rounds, then every check on all it holds; then comes a fresh one. Prints a table; `--write` appends its
+line to docs/reliability.md. Exit status 1 where anything is wrong.
 """
 
 from __future__ import annotations

@@ -31,7 +31,6 @@ from psycopg.rows import dict_row
 
 from insitu import postgres
 from insitu.database import Database, migrate
-from insitu.processes import start_ticks
 from insitu.settings import Settings
 from insitu_services.supervisor.databases import SERVER
 from tests.peers import preload
@@ -109,20 +108,28 @@ class Spawner:
         self._process.wait(timeout=PATIENCE)
 
 
+def _fields(pid: int) -> list[str]:
+    """State, parent and so on of a process (proc(5), /proc/PID/stat from the third field on); nothing where it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return []
+
+
 class Service:
     """A process that may be killed: pid and start time, because a pid alone may be another's soon."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.ticks = start_ticks(pid)
+        self.ticks = "".join(_fields(pid)[19:20])
 
     @property
     def alive(self) -> bool:
-        """Whether it is there, and no zombie."""
-        if self.ticks is None or start_ticks(self.pid) != self.ticks:
+        """Whether it is there; a zombie of which other threads still end has its files and ports yet."""
+        fields = _fields(self.pid)
+        if not fields or fields[19] != self.ticks:
             return False
         with contextlib.suppress(OSError):
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+            return fields[0] not in ("Z", "X") or len(os.listdir(f"/proc/{self.pid}/task")) > 1
         return False
 
     def children(self) -> list[Service]:
@@ -393,9 +400,12 @@ class Site:
         victims = [service for name in names for service in self.tree(name)]
         kill(victims)
         # The receiver may have replaced a worker meanwhile; each of our processes has a session of its own.
-        late = [Service(pid) for name in names for pid in _session(self.processes[name].pid)]
-        kill(late)
-        return victims + late
+        while late := [
+            service for name in names for pid in _session(self.processes[name].pid) if (service := Service(pid)).alive
+        ]:
+            kill(late)
+            victims += late
+        return victims
 
     def stop(self) -> None:
         """End all but PostgreSQL."""
