@@ -230,6 +230,12 @@ def literal_prefix(value: str, *, person_name: bool = False) -> str:
     return text.rstrip("^ ") if person_name else text
 
 
+def like_pattern(value: str) -> str:
+    """Pattern of SQL's LIKE that fits every name that `pattern` fits, and perhaps more."""
+    text = re.sub(r"([%_\\])", r"\\\1", value.rstrip("^ "))
+    return text.replace("*", "%").replace("?", "_") + "%"
+
+
 def wild(value: str) -> bool:
     """Whether the value has wild cards."""
     return "*" in value or "?" in value

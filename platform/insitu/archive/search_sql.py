@@ -7,6 +7,7 @@ Not here: reading a request and writing an answer (QIDO-RS, C-FIND).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ from .search import (
     Condition,
     Level,
     Search,
+    like_pattern,
     literal_prefix,
     pattern,
     tag_of,
@@ -79,16 +81,46 @@ class _Builder:
                 "EXISTS (SELECT 1 FROM series_project sp WHERE sp.series = s.id AND sp.project = ANY(%(projects)s))"
             )
         self.by_date = any(c.path == (STUDY_DATE,) for c in search.conditions)
-        # The studies of one project come out of an index in the order of the answer; of several they are looked up.
+        # The studies of one project come out of an index in the order of the answer; those of several are merged from theirs,
+        # or looked up where a key finds few.
         self.studies, self.study_date, self.study = "FROM study st", "st.study_date", "st.id"
-        if projects is not None and len(projects) == 1 and search.level == Level.STUDY:
-            self.studies = "FROM study_project mine JOIN study st ON st.id = mine.study"
-            self.study_date, self.study = "mine.study_date", "mine.study"
-            self.steer.append(f"mine.project = {self.bind(next(iter(projects)))}")
+        if projects and search.level == Level.STUDY and (len(projects) == 1 or not self.finds_few()):
+            self.study = "mine.study"
+            if self.by_date:
+                self.study_date = "mine.study_date"
+            self.studies = f"FROM {self.merged(sorted(projects))} JOIN study st ON st.id = mine.study"
         elif projects is not None:
             self.steer.append(
                 "st.id IN (SELECT mine.study FROM study_project mine WHERE mine.project = ANY(%(projects)s))"
             )
+
+    def finds_few(self) -> bool:
+        """Whether a key is likely to leave few studies, out of an index of its own."""
+        return any(
+            level_of(c.path[0]) == Level.STUDY and c.path not in ((STUDY_DATE,), (MODALITIES_IN_STUDY,))
+            for c in self.search.conditions
+        )
+
+    def merged(self, projects: list[str]) -> str:
+        """The table `mine`: studies of these projects, each once, in the order of the answer without reading all of them."""
+        if len(projects) == 1:
+            self.steer.append(f"mine.project = {self.bind(projects[0])}")
+            return "study_project mine"
+        columns = ("study_date", "study") if self.by_date else ("study",)  # no more than an index holds
+        order = ", ".join(f"{column} DESC" for column in columns)
+        bounds = [
+            f"study_date {sign} {self.bind(bound)}"
+            for c in self.search.conditions
+            if c.path == (STUDY_DATE,)
+            for sign, bound in zip((">=", "<"), value_range("DA", c.value), strict=True)
+            if bound
+        ]
+        each = " UNION ALL ".join(
+            f"(SELECT {', '.join(columns)} FROM study_project"
+            f" {_where([f'project = {self.bind(project)}', *bounds])} ORDER BY {order})"
+            for project in projects
+        )
+        return f"(SELECT DISTINCT ON ({', '.join(columns)}) * FROM ({each}) a ORDER BY {order}) mine"
 
     def bind(self, value: Any) -> str:
         name = f"v{len(self.parameters)}"
@@ -104,7 +136,9 @@ class _Builder:
             inner = self.visible.replace("s.id", "x.id")
             return (
                 f"EXISTS (SELECT 1 FROM series x WHERE x.study = st.id AND {inner}"
-                f" AND x.modality = ANY({self.bind(condition.alternatives())}))"
+                f" AND x.modality = ANY({self.bind(condition.alternatives())})"
+                # asked of each study in turn, in place of a plan that begins with all visible series
+                f"{'' if self.visible == 'true' else ' OFFSET 0'})"
             )
         if len(condition.path) == 1 and tag in _COLUMNS:
             column, number = _COLUMNS[tag]
@@ -132,11 +166,18 @@ class _Builder:
         exists = (
             f"jsonb_path_exists({document}, {self.bind(path)}::jsonpath, {self.bind(json.dumps(variables))}::jsonb)"
         )
-        prefix = literal_prefix(condition.value, person_name=True)
-        if condition.path != (PATIENT_NAME,) or not prefix:
+        if condition.path != (PATIENT_NAME,):
             return exists
-        narrowed = " OR ".join(self.begins(f"st.{column}", prefix, lower=True) for column in _NAMES)
-        return f"({narrowed}) AND {exists}"
+        prefix = literal_prefix(condition.value, person_name=True)
+        if prefix:
+            narrowed = " OR ".join(self.begins(f"st.{column}", prefix, lower=True) for column in _NAMES)
+        elif re.search(r"[^*?^ ]{3}", condition.value):  # the index holds every three characters in a row
+            like = self.bind(like_pattern(condition.value))
+            narrowed = " OR ".join(f"st.{column} LIKE lower({like})" for column in _NAMES)
+        else:
+            return exists
+        # the expression only where the name may fit: the planner takes it for as cheap as a comparison, and would ask it first
+        return f"({narrowed}) AND CASE WHEN {narrowed} THEN {exists} ELSE false END"
 
     def time_of_days(self, document: str, date: Condition, time: Condition) -> str:
         """The times of a range of date-times: they bound its first and its last day, the days between have any."""

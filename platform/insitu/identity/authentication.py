@@ -55,7 +55,7 @@ def authenticate(
     cookie = cookies.get(COOKIE)
     if not cookie:
         return None
-    with database.transaction() as connection:
+    with database.statement() as connection:
         row = connection.execute(
             f"{_ACCOUNT} FROM session s JOIN account a ON a.id = s.account"
             " WHERE s.token_hash = %s AND s.expires_at > now() AND NOT a.disabled",
@@ -108,10 +108,10 @@ def _bearer(authorization: str) -> str | None:
 
 def _by_token(database: Database, settings: Settings, token: str) -> Principal | None:
     if token.startswith(PREFIX):
-        with database.transaction() as connection:
+        with database.statement() as connection:
             return _by_api_token(connection, token)
     if token.startswith(STEP_PREFIX):
-        with database.transaction() as connection:
+        with database.statement() as connection:
             return _by_step_token(connection, token)
     if _is_engine(settings, token):
         return Principal(name="engine", kind="engine", grants=frozenset({Action.ENGINE_CALL}))

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -36,13 +36,13 @@ def current_principal(request: Request, context: Ctx) -> Principal:
 CurrentPrincipal = Annotated[Principal, Depends(current_principal)]
 
 
-def requires(action: Action) -> Callable[..., Principal]:
+def requires(action: Action) -> Callable[..., Awaitable[Principal]]:
     """Dependency of a route: the principal, if there is any project or site right by which `action` could be allowed.
 
     The route must still ask `authorize(principal, action, resource)` for the resource at hand.
     """
 
-    def dependency(principal: CurrentPrincipal) -> Principal:
+    async def dependency(principal: CurrentPrincipal) -> Principal:  # async: it waits for nothing, and needs no thread
         if not allowed(principal, action, SITE) and not visible_projects(principal, action):
             authorize(principal, action, SITE)
             raise Forbidden(f"{principal.name} may not do {action.value}")

@@ -21,8 +21,8 @@ class Context:
     archive: Archive
 
 
-def context_of(request: Request) -> Context:
-    """The context of the application that serves `request`."""
+async def context_of(request: Request) -> Context:
+    """The context of the application that serves `request`. Async: it waits for nothing, and needs no thread."""
     context: Context = request.app.state.context
     return context
 

@@ -38,6 +38,7 @@ SERVER = {
     "huge_pages": "off",
     "io_method": "sync",
     "autovacuum_max_workers": "1",
+    "autovacuum_naptime": "20s",  # after a bulk of objects, plans are made for the old size as long as this and the next analysis
     "max_parallel_workers": "2",
     "timezone": "UTC",
     # Statements and details hold patient data, so they stay out of the log.

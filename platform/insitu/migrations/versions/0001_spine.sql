@@ -122,6 +122,11 @@ CREATE INDEX study_by_name ON study (patient_name);
 CREATE INDEX study_by_ideographic ON study (patient_ideographic) WHERE patient_ideographic IS NOT NULL;
 CREATE INDEX study_by_phonetic ON study (patient_phonetic) WHERE patient_phonetic IS NOT NULL;
 CREATE INDEX study_by_any ON study USING gin (attributes jsonb_path_ops);
+-- names that are asked for with a leading wild card, by every three characters in a row
+CREATE EXTENSION IF NOT EXISTS pg_trgm;
+CREATE INDEX study_in_name ON study USING gin (patient_name gin_trgm_ops);
+CREATE INDEX study_in_ideographic ON study USING gin (patient_ideographic gin_trgm_ops) WHERE patient_ideographic IS NOT NULL;
+CREATE INDEX study_in_phonetic ON study USING gin (patient_phonetic gin_trgm_ops) WHERE patient_phonetic IS NOT NULL;
 
 CREATE TABLE series (
     id                   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -194,6 +199,13 @@ CREATE TABLE instance (                                  -- narrow: one row per 
     number_of_frames     integer
 );
 CREATE INDEX instance_series ON instance (series);
+
+-- Searches are planned by statistics, and counting reads an index alone where the visibility map is fresh: soon after a bulk of objects.
+ALTER TABLE study SET (autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05);
+ALTER TABLE series SET (autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05);
+ALTER TABLE series_project SET (autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05);
+ALTER TABLE study_project SET (autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05);
+ALTER TABLE instance SET (autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05);
 
 CREATE TABLE instance_metadata (                         -- full DICOM JSON without bulk data; derived, made per series by the dispatcher
     instance  bigint PRIMARY KEY REFERENCES instance ON DELETE CASCADE,
