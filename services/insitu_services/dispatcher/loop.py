@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 import psycopg
@@ -190,7 +191,7 @@ class Dispatcher:
     def _post(self) -> None:
         """Hand admitted executions to the engine; one that it did not take is posted again after a while."""
         for execution in list(self._unposted):
-            if self._guarded(f"run {execution}", lambda execution=execution: self._start(execution)):
+            if self._guarded(f"run {execution}", partial(self._start, execution)):
                 del self._unposted[execution]
 
     def _start(self, execution: str) -> bool:
