@@ -322,7 +322,9 @@ class Scanner:
     def _check_first(self, group: int, vr: bytes, head: bytes) -> None:
         """Compare the first element with the declared encoding: byte order and explicit or implicit VR."""
         if group in (0x0000, 0x0002) and head.strip(b"\0"):
-            raise Malformed("this is not a data set: it starts with an element of a command or of file meta information")
+            raise Malformed(
+                "this is not a data set: it starts with an element of a command or of file meta information"
+            )
         swapped = (group & 0xFF) << 8 | group >> 8
         if group > 0xFF and swapped <= 0xFF:
             raise Malformed("the transfer syntax does not match the data set: its byte order is the other one")
