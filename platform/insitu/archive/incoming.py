@@ -368,7 +368,7 @@ class Incoming:
             logger.warning(
                 "another object under a known SOP Instance UID was %s",
                 "kept as a conflict" if stored.success else "refused",
-                extra={"fields": {"receipt": self._receipt.id, "sop_instance_uid": stored.sop_instance_uid}},
+                extra={"fields": {"receipt": self._receipt.id}},  # a UID would lead to the patient
             )
         return stored
 
