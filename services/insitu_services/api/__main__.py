@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
@@ -22,6 +23,7 @@ from .zerocopy import Protocol
 logger = logging.getLogger("insitu.api")
 
 CONNECTIONS = 16
+GARBAGE = 20_000  # new objects that call for a look at the youngest; a page of a search makes some ten thousand
 GRACE = 2  # seconds that open answers get when the process is asked to end; streams of events never end by themselves
 
 
@@ -68,6 +70,13 @@ def server(context: Context) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
+def _spare_the_collector() -> None:
+    """Let the garbage collector not look again and again at what was made at the start: that took a third of a search."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE, 10, 10)
+
+
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     listener = listen(settings.http)
@@ -80,8 +89,10 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     logger.info("listening on %s:%d", *listener.getsockname()[:2])
+    served = server(Context(settings=settings, database=database, archive=archive))
+    _spare_the_collector()
     try:
-        server(Context(settings=settings, database=database, archive=archive)).run(sockets=[listener])
+        served.run(sockets=[listener])
     finally:
         archive.close()
         database.close()
