@@ -5,7 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
-MEASUREMENTS = ("bench_peers", "bench_read", "bench_search", "bench_scale", "bench_store", "bench_receive", "bench_run")
+MEASUREMENTS = (
+    "bench_peers",
+    "bench_read",
+    "bench_search",
+    "bench_scale",
+    "bench_large",
+    "bench_store",
+    "bench_receive",
+    "bench_run",
+)
 
 if __name__ == "__main__":
     for name in MEASUREMENTS:
