@@ -167,7 +167,19 @@ def _at_call(name: str) -> Make:
     def make(site: Site, choice: random.Random, load: Load, stop: float) -> Fault:
         faults = site.faults[name]
         at = choice.randint(1, _calls(load, name, 5))
-        return Fault(before=lambda: faults.kill(at), after=_fired(faults))
+        there: list[Service] = []
+        fired = _fired(faults)
+
+        def before() -> None:
+            there.extend(site.tree(name))
+            faults.kill(at)
+
+        def after() -> None:
+            fired()
+            # It says that it will, and then needs a moment; who looked too soon would not start it again.
+            until("the process has ended", lambda: any(not process.alive for process in there))
+
+        return Fault(before=before, after=after)
 
     return make
 
