@@ -24,11 +24,16 @@ def lose(entries: Iterable[Entry]) -> list[str]:
         The process's successful calls in their order; the process is dead.
     """
     durable: dict[int, int] = {}  # inode: bytes that are safe
+    written: set[int] = (
+        set()
+    )  # inodes; a file that was written before the record began may have been made durable before it, too
     names: dict[str, int] = {}  # names that are not safe yet: inode
     files: dict[int, str] = {}
     folders: set[str] = set()  # the same of folders
     for entry in entries:
-        if entry.operation in SYNC:
+        if entry.operation is Operation.WRITE:
+            written.add(entry.inode)
+        elif entry.operation in SYNC:
             durable[entry.inode] = entry.size
             for path in [path for path in (*names, *folders) if os.path.dirname(path) == entry.path]:
                 names.pop(path, None)
@@ -46,7 +51,8 @@ def lose(entries: Iterable[Entry]) -> list[str]:
         if Path(path).is_file() and not {"quarantine", "conflicts"} & set(Path(path).parts):
             os.unlink(path)
             taken.append(path)
-    for inode, path in files.items():
+    for inode in written & files.keys():
+        path = files[inode]
         if Path(path).is_file() and os.stat(path).st_ino == inode and os.stat(path).st_size > durable.get(inode, 0):
             os.truncate(path, durable.get(inode, 0))
             taken.append(path)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from . import check, deletions, objects, power, senders
-from .faults import SYNC, Operation
+from .faults import SYNC, Entry, Operation
 from .ledger import Ledger
 from .rounds import Tally, play
 from .senders import Answer
@@ -123,6 +123,23 @@ def test_a_forgotten_fsync_is_seen_when_the_power_is_lost(make: Callable[..., Si
             power.lose([one for one in entries if not (forgotten and one.operation in SYNC)])
             wrong = check.acknowledged(site, ledger)
             assert any("LOST" in one for one in wrong) == forgotten, wrong
+
+
+def test_only_what_was_written_while_it_was_noted_is_lost_with_the_power(tmp_path: Path) -> None:
+    file = tmp_path / "entry"
+    file.write_bytes(b"content")
+    inode = file.stat().st_ino
+    wrote = Entry(Operation.WRITE, inode, 7, str(file))
+    safe = Entry(Operation.FSYNC, inode, 7, str(file))
+    named = [
+        Entry(Operation.LINK, inode, 7, str(file)),
+        Entry(Operation.FSYNC, tmp_path.stat().st_ino, 0, str(tmp_path)),
+    ]
+    assert power.lose(named) == []  # it may have been made durable before the record began
+    assert power.lose([wrote, safe, *named]) == []
+    assert file.read_bytes() == b"content"
+    assert power.lose([wrote, *named]) == [str(file)]
+    assert file.read_bytes() == b""
 
 
 def test_a_folder_whose_fsync_failed_is_made_durable_before_the_next_success(make: Callable[..., Site]) -> None:
