@@ -117,6 +117,11 @@ def platform(settings: Settings, stages: Stages) -> Iterator[Settings]:
         return
     stages.say("platform", f"starting in {settings.home}")
     environment = {**os.environ, "INSITU_HOME": str(settings.home)}
+    for number in (
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # a terminal that is closed ends what was started from it, as Ctrl-C does
+        signal.signal(number, signal.default_int_handler)
     process = subprocess.Popen([sys.executable, "-m", "insitu.cli", "up"], env=environment, start_new_session=True)
     try:
         yield addresses(settings, await_ready(settings, process))
