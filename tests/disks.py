@@ -6,60 +6,105 @@ Not here: a disk whose single calls fail (tests.crash.faults).
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 
 from .peers import preload
 
 SLOW = Path(__file__).with_name("slow_disk.c")
+BALLAST = "ballast"
+REMOUNT_SECONDS = 120.0  # that making a disk read-only may take; a busy machine is slow
 
 
-class SmallDisk:
-    """A file system in memory at a folder."""
+class Disk:
+    """A file system in memory, mounted on a folder until the block is left.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    folder : Path
+        Made where it is not there.
+    megabytes : int
+    mode : int
+        Of its topmost folder.
+
+    Raises
+    ------
+    PermissionError
+        Nothing can be mounted here.
+    """
+
+    def __init__(self, folder: Path, megabytes: int, mode: int = 0o755) -> None:
         self.folder = folder
-        self._filling = folder / "filling"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._mount("-t", "tmpfs", "-o", f"size={megabytes}m,mode={mode:o}", "tmpfs")
 
-    def read_only(self, value: bool) -> None:
-        """Make it read-only, or writable again."""
-        subprocess.run(
-            ["mount", "-o", f"remount,{'ro' if value else 'rw'}", str(self.folder)], check=True, capture_output=True
-        )
+    def __enter__(self) -> Disk:
+        """Give it."""
+        return self
 
-    def fill(self) -> None:
-        """Fill it to the last byte."""
-        with self._filling.open("wb", buffering=0) as stream:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Take it away, also where somebody still looks at it."""
+        subprocess.run(["umount", "-l", self.folder], check=False, capture_output=True)
+
+    def _mount(self, *options: str) -> None:
+        try:
+            done = subprocess.run(["mount", *options, self.folder], check=False, capture_output=True, text=True)
+        except FileNotFoundError as error:
+            raise PermissionError("there is no mount") from error
+        if done.returncode:
+            raise PermissionError(done.stderr.strip())
+
+    @property
+    def left(self) -> int:
+        """Bytes that are free."""
+        status = os.statvfs(self.folder)
+        return status.f_bavail * status.f_frsize
+
+    def fill(self, leave: int = 0) -> None:
+        """Take all space but `leave` bytes; somebody may be writing meanwhile."""
+        with (self.folder / BALLAST).open("ab", buffering=0) as stream:
+            while self.left > leave:
+                try:
+                    stream.write(bytes(max(1, min(1 << 20, self.left - leave))))
+                except OSError:
+                    return
+
+    def free(self) -> None:
+        """Give back what `fill` took."""
+        (self.folder / BALLAST).unlink()
+
+    def read_only(self) -> None:
+        """Refuse writing from now on, as a kernel does that has found an error; for that no file may be open for writing."""
+        deadline = time.monotonic() + REMOUNT_SECONDS
+        while True:
             try:
-                while True:
-                    stream.write(bytes(4096))
-            except OSError:
-                return
+                return self._mount("-o", "remount,ro")
+            except PermissionError:
+                if time.monotonic() > deadline:
+                    raise
 
-    def empty(self) -> None:
-        """Remove what fills it."""
-        self._filling.unlink()
+    def writable(self) -> None:
+        """Allow writing again."""
+        self._mount("-o", "remount,rw")
 
 
 @contextmanager
-def small_disk(folder: Path, megabytes: int = 8) -> Iterator[SmallDisk]:
-    """Mount a small file system at `folder`; the test is skipped where that may not be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "tmpfs", str(folder)],
-        capture_output=True, check=False,
-    ) if os.geteuid() == 0 and shutil.which("mount") else None  # fmt: skip
-    if done is None or done.returncode != 0:
-        pytest.skip("needs the right to mount a small file system (root)")
+def small_disk(folder: Path, megabytes: int = 8) -> Iterator[Disk]:
+    """A small disk at `folder`; the test is skipped where none can be mounted."""
     try:
-        yield SmallDisk(folder)
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True, capture_output=True)
+        disk = Disk(folder, megabytes, 0o700)
+    except PermissionError as error:
+        pytest.skip(f"this machine does not let the tests mount a disk: {error}")
+    with disk:
+        yield disk
 
 
 class SlowDisk:

@@ -81,7 +81,7 @@ def end(started: list[int]) -> None:
 
 
 def unmount(folder: str) -> None:
-    """Take away the disks that were mounted below a folder (tests.crash.disk)."""
+    """Take away the disks that were mounted below a folder (tests.disks)."""
     with open("/proc/self/mounts") as stream:
         mounted = [line.split()[1] for line in stream]
     for path in mounted:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.disks import Disk, small_disk
+
 from . import check, objects, senders
-from .disk import Disk
 from .ledger import Ledger
 from .objects import Item
 from .senders import Answer, Progress
@@ -28,11 +29,8 @@ BLOBS, DATABASE = 64, 384  # megabytes
 
 @pytest.fixture(scope="module", autouse=True)
 def _may_mount(tmp_path_factory: pytest.TempPathFactory) -> None:
-    try:
-        with Disk(tmp_path_factory.mktemp("mounted"), 1):
-            pass
-    except PermissionError as error:
-        pytest.skip(f"this machine does not let the tests mount a disk: {error}")
+    with small_disk(tmp_path_factory.mktemp("mounted"), 1):
+        pass
 
 
 def _series(choice: random.Random, count: int, side: int = 600) -> list[Item]:

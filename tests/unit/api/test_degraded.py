@@ -145,8 +145,8 @@ def test_a_read_only_and_a_full_disk_put_storing_off_are_told_and_reading_goes_o
         assert store(client) == 200
         before = kept(server)
         for begin, end, says in (
-            (lambda: disk.read_only(True), lambda: disk.read_only(False), "Read-only file system"),
-            (disk.fill, disk.empty, "No space left on device"),
+            (disk.read_only, disk.writable, "Read-only file system"),
+            (disk.fill, disk.free, "No space left on device"),
         ):
             begin()
             until(client, "disk", "away")

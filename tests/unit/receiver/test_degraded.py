@@ -126,8 +126,8 @@ def test_a_read_only_and_a_full_disk_make_senders_try_again(
         try:
             assert stored(receiver, another(tmp_path))
             for begin, end in (
-                (lambda: disk.read_only(True), lambda: disk.read_only(False)),
-                (disk.fill, disk.empty),
+                (disk.read_only, disk.writable),
+                (disk.fill, disk.free),
             ):
                 file = another(tmp_path)
                 before = receiver.count("instance")
