@@ -232,7 +232,7 @@ def by_web(
 def _one_answer(
     node: Node, session: Any, archive: Archive, receipt: Receipt, path: str, study: str, going: Going
 ) -> Refused:
-    from insitu_services.api.dicomweb import stow  # loads the web framework, which only this way needs
+    from insitu_services.api.dicomweb.session import Session  # loads libraries for images, which only this way needs
 
     accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
     with web.explained(node), session.stream("GET", path, headers={"Accept": accept}) as response:
@@ -246,7 +246,7 @@ def _one_answer(
                 value=node.address,
                 remedy="Look at its log",
             )
-        parts = stow.Session(archive, receipt, boundary, study)
+        parts = Session(archive, receipt, boundary, study)
         try:
             for chunk in response.iter_bytes(CHUNK):
                 parts.feed(chunk)
