@@ -170,6 +170,13 @@ def _session(leader: int) -> list[int]:
     return found
 
 
+def _folder_of(pid: int) -> Path | None:
+    """The folder in which a process works; None where it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cwd").readlink()
+    return None
+
+
 def kill(services: list[Service]) -> None:
     """SIGKILL processes and see that they are gone."""
     for service in services:
@@ -242,8 +249,8 @@ class Server:
         )  # fmt: skip
 
     def autopsy(self) -> str:
-        """What its processes are doing, and what it wrote beside its refusals."""
-        processes = [] if self.gone else [self.postmaster, *self.postmaster.children()]
+        """What its processes are doing, also those that a dead one left, and what it wrote beside its refusals."""
+        processes = [Service(pid) for pid in psutil.pids() if _folder_of(pid) == self.data]
         said = [line for line in self.log().splitlines() if "FATAL:  the database system is" not in line]
         return "\n".join([*(process.describe() for process in processes), *said[-40:]])
 

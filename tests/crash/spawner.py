@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 SERVICES = ("receiver", "api", "dispatcher")
-PR_SET_PDEATHSIG = 1  # prctl(2)
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 MNT_DETACH = 2  # umount2(2)
 
 
@@ -64,14 +64,10 @@ def become(request: dict[str, Any]) -> None:
         os._exit(status)
 
 
-def end(started: list[int]) -> None:
-    """Kill what was started and lives, with all below it; processes of PostgreSQL have sessions of their own, and may stand still."""
+def end() -> None:
+    """Kill everything that was started and lives, with all below it; it may stand still."""
     for _ in range(100):
         mine = [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
-        for process in psutil.process_iter():  # of those whose parent has gone already
-            with contextlib.suppress(OSError):
-                if os.getsid(process.pid) in started and process.pid != os.getpid():
-                    mine.append(process)
         if not mine:
             return
         for process in mine:
@@ -95,16 +91,17 @@ def main() -> None:
     for name in SERVICES:
         importlib.import_module(f"insitu_services.{name}.__main__")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who has ended is gone at once
+    # Whose parent is gone becomes a child of this process: so all are known by descent, and no number has to be remembered,
+    # which may be another process's by then.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     print("ready", flush=True)
-    started = []
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
             become(json.loads(line))
-        started.append(pid)
         with contextlib.suppress(BrokenPipeError):
             print(pid, flush=True)
-    end(started)
+    end()
     unmount(sys.argv[1])
     shutil.rmtree(sys.argv[1], ignore_errors=True)
 
