@@ -33,7 +33,7 @@ from insitu.dicom.segmentation import Segment, write_segmentation
 from insitu.dicom.syntaxes import LOSSY
 from insitu.dicom.wrap import wrap_volume
 from insitu.settings import Settings
-from insitu_services.api.dicomweb import stow
+from insitu_services.api.dicomweb import session, stow
 from insitu_services.api.dicomweb.negotiation import FRAME_MEDIA_TYPES, JSON_TYPES, XML_TYPE
 from insitu_services.api.dicomweb.router import router
 from insitu_services.receiver import dialogue, negotiation, sop_classes, storage
@@ -352,7 +352,7 @@ def network() -> Iterator[str]:
         "#### C-FIND, C-MOVE, C-GET and storage commitment, as provider", "",
         *table(["status", "meaning"], statuses(dialogue)),
         "#### STOW-RS, Failure Reason (0008,1197)", "",
-        *table(["status", "meaning"], statuses(stow)),
+        *table(["status", "meaning"], statuses(session)),
         "HTTP: 200 all stored, 202 some, 409 none, 503 none for want of resources; 400, 401, 403, 404, 406, 415",
         "as in PS3.18 8.5.", "",
     )  # fmt: skip
