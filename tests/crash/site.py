@@ -33,6 +33,7 @@ from insitu import postgres
 from insitu.database import Database, migrate
 from insitu.settings import Settings
 from insitu_services.supervisor.databases import SERVER
+from insitu_services.supervisor.process import end_workers
 from tests.peers import preload
 
 from .faults import SHIM, Faults
@@ -236,7 +237,8 @@ class Server:
             time.sleep(0.03)
 
     def try_to_start(self) -> None:
-        """Start it and do not wait."""
+        """Start it and do not wait; what a dead one left is ended before, as the supervisor does."""
+        end_workers(self.data)
         user = postgres.run_as()
         self._first = self._spawner.start(
             command=postgres.command(self.data, self._socket, self.folder, **SERVER, **QUICK),

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
@@ -135,6 +136,24 @@ def test_a_killed_database_comes_back_and_everything_with_it(site: Site, tmp_pat
         site.complete(each.series)
         assert site.finished(run_on(site, each)["execution"])["state"] == "succeeded"
     assert told(site, "database") == "ok"
+
+
+def test_a_process_that_a_dead_database_leaves_does_not_keep_the_next_from_starting(site: Site, tmp_path: Path) -> None:
+    first = psutil.Process(next(record.pid for record in site.running.state.processes if record.name == "postgres"))
+    left = first.children()[0]
+    left.suspend()  # as one that waits for ever for what a dead one held; it keeps the shared memory in use
+    first.kill()
+    sent = phantom(tmp_path)
+
+    def sends() -> bool:
+        site.send(sent, "HARD")
+        return True
+
+    site.until("the sender's success", sends, bool)
+    assert not left.is_running()
+    site.until("health", lambda: site.component("database"), lambda state: state == "ok")
+    site.complete(sent.series)
+    assert site.finished(run_on(site, sent)["execution"])["state"] == "succeeded"
 
 
 def test_the_receivers_processes_are_replaced_under_a_stream_of_senders_without_a_failure(

@@ -48,6 +48,10 @@ class Definition:
         Seconds it is given to stop.
     orphan_signal : int
         What it gets when the supervisor dies.
+    workplace : Path, optional
+        Folder in which only it and its descendants work. PostgreSQL's processes have a session each, so that nothing else tells
+        whose they are once the first is gone; and one that waits for a lock of a dead one never ends, and holds the
+        shared memory that keeps the next server from starting.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Definition:
     stop_signal: int = signal.SIGTERM
     patience: float = 3.0
     orphan_signal: int = signal.SIGKILL
+    workplace: Path | None = None
 
 
 @dataclass
@@ -175,6 +180,8 @@ class Process:
         if self.record.pid is not None:
             end_members(self.record.pid)
             self.guardian(f"forget {self.record.pid}")
+        if self.definition.workplace is not None:
+            end_workers(self.definition.workplace)
         self._popen = None
         self.record.pid = self.record.ticks = self.record.started_at = None
         self.record.ready = False
@@ -233,6 +240,21 @@ def end_members(session: int) -> None:
     """End what is left of a session whose leader is gone."""
     for pid in members(session):
         kill(pid, signal.SIGKILL)
+
+
+def works_in(pid: int, folder: Path) -> bool:
+    """Whether a process has `folder` as its working folder, as a PostgreSQL server has its data folder."""
+    try:
+        return Path(os.readlink(f"/proc/{pid}/cwd")) == folder.resolve()
+    except OSError:
+        return False
+
+
+def end_workers(folder: Path) -> None:
+    """End every process whose working folder is `folder`; for a folder of ours whose first process is gone."""
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal() and works_in(int(entry), folder):
+            kill(int(entry), signal.SIGKILL)
 
 
 def kill(pid: int, number: int) -> None:

@@ -54,6 +54,7 @@ def server(settings: Settings) -> Definition:
         ready=lambda _: databases.answers(settings),
         stop_signal=signal.SIGINT,
         orphan_signal=signal.SIGQUIT,
+        workplace=settings.home / "database",
     )
 
 

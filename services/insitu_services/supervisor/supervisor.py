@@ -23,7 +23,7 @@ from insitu.settings import Settings
 
 from . import databases, home, progress, roster, secrets
 from .airflow import Airflow
-from .process import Definition, Process, end_leftover, end_members, last_words, tied
+from .process import Definition, Process, end_leftover, end_members, end_workers, last_words, tied, works_in
 
 BOOTSTRAP = [sys.executable, "-m", "insitu_services.supervisor.bootstrap"]
 GUARDIAN = Path(__file__).with_name("guardian.py")
@@ -330,7 +330,7 @@ class Supervisor:
                 self.tell(f"Ended {record.name}, left by an earlier start")
 
     def _remove_stale_database_files(self) -> None:
-        """Remove a lock of PostgreSQL that names a process which is none of its own.
+        """Remove a lock of PostgreSQL that names a process which is none of its own, and end what a dead server left.
 
         It takes any living process of that number for itself, which after a restart of a container is likely.
         """
@@ -340,8 +340,10 @@ class Supervisor:
                 pid = int(file.read_text().split("\n", 1)[0])
             except (FileNotFoundError, ValueError):
                 continue
-            if not _works_in(abs(pid), data):
+            if not works_in(abs(pid), data):
                 file.unlink(missing_ok=True)
+        if not (data / "postmaster.pid").exists():
+            end_workers(data)
 
     def _write_state(self) -> None:
         self.state.processes = [process.record for process in self.processes.values()]
@@ -355,14 +357,6 @@ class Supervisor:
         for number in (*STOP_SIGNALS, signal.SIGCHLD):
             signal.signal(number, wake)
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
-
-
-def _works_in(pid: int, folder: Path) -> bool:
-    """Whether a process has `folder` as its working folder, as a PostgreSQL server has its data folder."""
-    try:
-        return Path(os.readlink(f"/proc/{pid}/cwd")) == folder.resolve()
-    except OSError:
-        return False
 
 
 def _exit(code: int | None) -> str:

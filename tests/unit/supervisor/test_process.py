@@ -79,6 +79,27 @@ def test_orphans_of_a_dead_process_are_ended_before_the_next_start(start: Callab
     until(lambda: not members(number), "the child outlived its parent")
 
 
+def test_workers_with_a_session_of_their_own_are_ended_with_their_first_process(
+    start: Callable[[Definition], Process], tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    child = f"cd {folder}; setsid sleep 600 & echo $!; wait"
+    process = start(definition(["/bin/sh", "-c", child], workplace=folder))
+    until(lambda: process_module.last_words(process.log).isdecimal(), "the child did not start")
+    worker = int(process_module.last_words(process.log))
+    until(lambda: worker not in members(session(process)), "the child is in the session of its parent")
+    stranger = subprocess.Popen(["/bin/sleep", "600"], cwd=tmp_path)
+    try:
+        os.kill(session(process), signal.SIGKILL)
+        until(process.poll, "the death was not noticed")
+        until(lambda: start_ticks(worker) is None or not alive(worker, start_ticks(worker) or 0), "the worker lives")
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
 def test_process_that_ignores_the_request_is_ended(start: Callable[[Definition], Process]) -> None:
     process = start(definition(["/bin/sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 1; done"]))
     until(lambda: "deaf" in process.log.read_text(), "it does not ignore the signal yet")
