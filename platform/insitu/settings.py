@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import urllib.parse
 import zoneinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,6 +44,23 @@ def _time_zone(value: str) -> str:
 
 
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
+
+
+def _bucket_url(value: str) -> str:
+    parts = urllib.parse.urlsplit(value)
+    path = parts.path.strip("/")
+    if "@" in parts.netloc:
+        raise ValueError("the keys do not belong here: they stand in secrets/object-store-access-key and -secret-key")
+    try:
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits or not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", path) or parts.query or parts.fragment:
+        raise ValueError("expected http(s)://HOST[:PORT]/BUCKET, for example https://s3.hospital.example:9000/insitu")
+    return f"{parts.scheme}://{parts.netloc}/{path}"
+
+
+BucketUrl = Annotated[str, AfterValidator(_bucket_url)]
 
 
 class RetentionRule(BaseModel):
@@ -94,6 +113,15 @@ class Settings(BaseModel):
     )
     disk_reserve: int = Field(
         500_000_000, ge=0, description="Bytes of disk kept free for the database: no objects are taken below it."
+    )
+    object_store: BucketUrl | None = Field(
+        None,
+        description="Bucket of an S3 server for objects and journal, http(s)://HOST[:PORT]/BUCKET; by default files in the home.",
+    )
+    object_store_region: str = Field("us-east-1", min_length=1, description="Region the S3 server expects.")
+    object_store_ca: Path | None = Field(
+        None,
+        description="PEM file with the authorities that sign the S3 server's certificate; by default the system's own.",
     )
     ae_title: str = Field("INSITU", min_length=1, max_length=16, description="AE title of the receiver.")
     accept_any_called_ae: bool = Field(
@@ -178,6 +206,11 @@ class Settings(BaseModel):
     def blobs(self) -> Path:
         """Folder of the file blob store."""
         return self.home / "blobs"
+
+    @property
+    def spool(self) -> Path:
+        """Folder of objects on their way to the object store, in files without a name."""
+        return self.home / "spool"
 
     @property
     def jobs(self) -> Path:
@@ -272,7 +305,7 @@ def load(home: Path | None = None, **overrides: Any) -> Settings:
             ) from error
         raise Invalid(
             f"The setting {key!r} is not usable",
-            value=str(first.get("input")),
+            value=re.sub(r"//[^/@]*@", "//...@", str(first.get("input"))),  # a password may stand there
             why=first["msg"].removeprefix("Value error, "),
             remedy=f"Correct it in {file} or in the variable {PREFIX}{key.upper()}",
         ) from error

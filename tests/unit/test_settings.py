@@ -45,3 +45,17 @@ def test_the_socket_of_a_long_home_is_short(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 120)
     assert len(str(load(long).database_socket)) < 60
     assert load(tmp_path / "h").database_socket == (tmp_path / "h" / "run") or len(str(tmp_path)) > 80
+
+
+def test_an_object_store_is_a_url_with_one_bucket(tmp_path: Path) -> None:
+    assert load(tmp_path).object_store is None
+    assert load(tmp_path, object_store="https://s3:9000/images/").object_store == "https://s3:9000/images"
+    for wrong in ("s3://host/images", "http://host", "http://host/a/b", "http:///images", "http://host:99999/images"):
+        with pytest.raises(Invalid, match=r"expected http\(s\)://HOST"):
+            load(tmp_path, object_store=wrong)
+
+
+def test_keys_in_the_url_of_an_object_store_are_refused_and_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="object-store-access-key") as caught:
+        load(tmp_path, object_store="http://somebody:verysecret@host/images")
+    assert "verysecret" not in str(caught.value)
