@@ -14,7 +14,7 @@ from insitu.errors import NotFound
 from insitu.settings import Settings
 
 from . import derivation, index, journal, links
-from .blobs import file_store
+from .blobs import blob_store
 
 EVENTS_AT_ONCE = 5000
 SERIES_AT_ONCE = 100
@@ -156,7 +156,7 @@ def _complete(connection: Connection, settings: Settings, series: Row) -> Comple
         (series["id"], revision, completed_at, len(content), size, digest),
     )
     journal.append(
-        file_store(settings.blobs), "revision", series_instance_uid=series["series_instance_uid"], revision=revision,
+        blob_store(settings), "revision", series_instance_uid=series["series_instance_uid"], revision=revision,
         completed_at=completed_at.isoformat(), instances=len(content), bytes=size, content_digest=digest.hex(),
     )  # fmt: skip
     return CompleteSeries(series["id"], series["series_instance_uid"], revision, digest)
@@ -169,7 +169,7 @@ def _settle_first(connection: Connection, settings: Settings, series: Row, conte
     """
     early = [row for row in content if row["received_at"] <= series["created_at"]]
     if len(early) > 1 or (early and early[0]["received_at"] < series["created_at"]):
-        blobs = file_store(settings.blobs)
+        blobs = blob_store(settings)
         derivation.derive_series(connection, blobs, series["id"])
         if len({row["receipt"] for row in early}) > 1:
             links.record(connection, blobs, series["id"])
@@ -180,4 +180,4 @@ def _settle_first(connection: Connection, settings: Settings, series: Row, conte
         (series["study"], first),
     ).fetchone()
     if study is not None and (study["early"] > 1 or study["created_at"] > first):
-        derivation.derive_study(connection, file_store(settings.blobs), series["study"])
+        derivation.derive_study(connection, blob_store(settings), series["study"])

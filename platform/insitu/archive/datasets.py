@@ -11,7 +11,7 @@ from insitu.database import Connection
 from insitu.settings import Settings
 
 from . import journal
-from .blobs import file_store
+from .blobs import blob_store
 
 
 def add(connection: Connection, settings: Settings, series_id: int, project: str, dataset: str) -> bool:
@@ -27,7 +27,7 @@ def add(connection: Connection, settings: Settings, series_id: int, project: str
     uid = connection.execute("SELECT series_instance_uid FROM series WHERE id = %s", (series_id,)).fetchone()
     assert uid is not None  # noqa: S101  the link refers to it
     journal.append(
-        file_store(settings.blobs), "dataset", series_instance_uid=uid["series_instance_uid"], project=project,
+        blob_store(settings), "dataset", series_instance_uid=uid["series_instance_uid"], project=project,
         dataset=dataset, at=at.isoformat(),
     )  # fmt: skip
     return True

@@ -11,7 +11,7 @@ from insitu.database import Connection
 from insitu.settings import Settings
 
 from . import journal, rows
-from .blobs import BlobStore, file_store
+from .blobs import BlobStore, blob_store
 
 
 def link(connection: Connection, settings: Settings, series_id: int, project: str, by: str) -> bool:
@@ -20,7 +20,7 @@ def link(connection: Connection, settings: Settings, series_id: int, project: st
     added = rows.link(connection, series_id, project, by, at)
     if added:
         journal.append(
-            file_store(settings.blobs), "link", series_instance_uid=_uid(connection, series_id), project=project, by=by,
+            blob_store(settings), "link", series_instance_uid=_uid(connection, series_id), project=project, by=by,
             at=at.isoformat(),
         )  # fmt: skip
     return added
@@ -36,7 +36,7 @@ def unlink(connection: Connection, settings: Settings, series_id: int, project: 
     )
     if removed:
         journal.append(
-            file_store(settings.blobs), "unlink", series_instance_uid=_uid(connection, series_id), project=project,
+            blob_store(settings), "unlink", series_instance_uid=_uid(connection, series_id), project=project,
             by=by, at=datetime.now(UTC).isoformat(),
         )  # fmt: skip
     return removed

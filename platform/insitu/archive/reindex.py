@@ -18,7 +18,7 @@ from insitu.errors import Invalid, NotFound
 from insitu.settings import Settings
 
 from . import conflicts, deletion, derivation, holds, index, journal, leftovers, receipts, rows
-from .blobs import BlobStore
+from .blobs import BlobStore, place
 from .receipts import Receipt, time_of
 
 ROWS_AT_ONCE = 1000
@@ -146,9 +146,9 @@ class _Rebuild:
             if connection.execute("SELECT 1 FROM instance LIMIT 1").fetchone():
                 raise Invalid(
                     "The blob store is empty, but the index is not",
-                    value=str(self._settings.blobs),
+                    value=place(self._settings),
                     why="every object would count as missing",
-                    remedy="See whether the disk with the blobs is mounted",
+                    remedy="See whether the disk with the blobs is mounted, or the bucket the right one",
                 )
 
     def _read_receipts(self) -> None:

@@ -13,8 +13,8 @@ from insitu.settings import Settings
 
 
 def free(settings: Settings) -> int:
-    """Bytes free on the disk of the blobs, or of the nearest folder above that exists."""
-    folder: Path = settings.blobs
+    """Bytes free on the disk of the blobs, or of those on their way to the object store; or above, where that is not there yet."""
+    folder: Path = settings.spool if settings.object_store else settings.blobs
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

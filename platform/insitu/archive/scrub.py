@@ -274,7 +274,8 @@ def _refuse_empty(database: Database, blobs: BlobStore) -> None:
         full = connection.execute("SELECT 1 FROM instance LIMIT 1").fetchone()
     if full and next(iter(blobs.list(receipts.PREFIX)), None) is None:
         raise Invalid(
-            "The blob store is empty, but the index is not", remedy="See whether the disk with the blobs is mounted"
+            "The blob store is empty, but the index is not",
+            remedy="See whether the disk with the blobs is mounted, or the bucket the right one",
         )
 
 

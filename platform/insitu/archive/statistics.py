@@ -108,7 +108,10 @@ def read(connection: Connection, projects: frozenset[str] | None) -> dict[str, A
 
 
 def condition(connection: Connection, settings: Settings) -> dict[str, Any]:
-    """What whoever manages the archive looks after: what waits for a person, damage, and room on the disk in bytes."""
+    """What whoever manages the archive looks after: what waits for a person, damage, and room on the disk in bytes.
+
+    An object store does not say how much room it has: `disk_bytes` and `disk_free_bytes` are None there.
+    """
     row = connection.execute(
         "SELECT (SELECT count(*) FROM quarantine) AS quarantine, (SELECT count(*) FROM conflict) AS conflicts,"
         " (SELECT count(*) FROM damage) AS damaged, (SELECT count(*) FROM hold) AS holds,"
@@ -117,13 +120,14 @@ def condition(connection: Connection, settings: Settings) -> dict[str, Any]:
         " pg_database_size(current_database()) AS index_bytes"
     ).fetchone()
     assert row is not None  # noqa: S101  a row of counts
-    disk = shutil.disk_usage(settings.blobs)
+    disk = None if settings.object_store else shutil.disk_usage(settings.blobs)
     scrubbed = row["scrubbed_at"]
     return {
         **row,
         "scrubbed_at": scrubbed.isoformat() if scrubbed else None,
-        "disk_bytes": disk.total,
-        "disk_free_bytes": disk.free,
+        "disk_bytes": disk.total if disk else None,
+        "disk_free_bytes": disk.free if disk else None,
+        "object_store": settings.object_store,
     }
 
 

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from insitu.archive import quarantine as entries
-from insitu.archive.blobs import FileBlobStore
+from insitu.archive.blobs import BlobStore, blob_store
 from insitu.database import Database
 from insitu.settings import Settings, load
 
@@ -35,12 +35,12 @@ Entry = Annotated[str, typer.Argument(help="As `insitu quarantine list` shows it
 
 
 @contextmanager
-def opened() -> Iterator[tuple[Settings, Database, FileBlobStore]]:
+def opened() -> Iterator[tuple[Settings, Database, BlobStore]]:
     """Settings, database and blobs of this home."""
     settings = load()
     database = Database(settings.database_dsn("cli"), maximum=2)
     try:
-        yield settings, database, FileBlobStore(settings.blobs)
+        yield settings, database, blob_store(settings)
     finally:
         database.close()
 

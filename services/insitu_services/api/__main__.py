@@ -9,7 +9,7 @@ import socket
 
 import uvicorn
 
-from insitu.archive.blobs import FileBlobStore
+from insitu.archive.blobs import blob_store
 from insitu.archive.store import Archive
 from insitu.database import Database
 from insitu.errors import Unavailable
@@ -84,7 +84,7 @@ def run(settings: Settings) -> None:
         settings.database_dsn("api"), minimum=2, maximum=CONNECTIONS,
         patience=settings.database_patience, statement_seconds=settings.database_patience,
     )  # fmt: skip
-    archive = Archive(database, FileBlobStore(settings.blobs), settings)
+    archive = Archive(database, blob_store(settings), settings)
     # uvicorn raises the signal again after its own orderly end; without a handler it would cut off what follows
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

@@ -8,6 +8,7 @@ Not here: which segments (dicomweb).
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import os
 import select
@@ -15,7 +16,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from anyio import to_thread
 from starlette.responses import Response
@@ -119,14 +120,26 @@ def _pieces(segments: Iterable[Segment]) -> Iterator[bytes]:
             yield segment
             continue
         with segment.open() as stream:
-            stream.seek(segment.offset)
-            left = segment.count
-            while left:
-                piece = stream.read(min(STEP, left))
-                if not piece:
-                    raise EOFError("a blob is shorter than the index says")
-                left -= len(piece)
-                yield piece
+            yield from _pieces_of(stream, segment)
+
+
+def _pieces_of(stream: BinaryIO, part: FilePart) -> Iterator[bytes]:
+    stream.seek(part.offset)
+    left = part.count
+    while left:
+        piece = stream.read(min(STEP, left))
+        if not piece:
+            raise EOFError("a blob is shorter than the index says")
+        left -= len(piece)
+        yield piece
+
+
+def _descriptor(stream: BinaryIO) -> int | None:
+    """The descriptor of a file; None for what is fetched from an object store."""
+    try:
+        return stream.fileno()
+    except io.UnsupportedOperation:
+        return None
 
 
 async def _send(cycle: RequestResponseCycle, segments: Iterable[Segment]) -> None:
@@ -170,10 +183,14 @@ def _write(own: socket.socket, segments: Iterable[Segment]) -> int:
             # What is small goes out together with what follows at once; what nothing follows must not wait in the kernel.
             sent += _write_bytes(own, poll, held, socket.MSG_MORE)
             held = b""
+            descriptor = _descriptor(stream)
+            if descriptor is None:
+                sent += sum(_write_bytes(own, poll, piece, 0) for piece in _pieces_of(stream, segment))
+                continue
             at, end = segment.offset, segment.offset + segment.count
             while at < end:
                 try:
-                    count = os.sendfile(own.fileno(), stream.fileno(), at, min(SENDFILE_STEP, end - at))
+                    count = os.sendfile(own.fileno(), descriptor, at, min(SENDFILE_STEP, end - at))
                 except BlockingIOError:
                     _wait(poll)
                     continue

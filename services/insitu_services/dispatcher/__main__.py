@@ -7,7 +7,7 @@ import signal
 import threading
 from datetime import UTC, datetime
 
-from insitu.archive.blobs import FileBlobStore
+from insitu.archive.blobs import blob_store
 from insitu.archive.store import Archive
 from insitu.database import Database
 from insitu.nodes import window
@@ -35,7 +35,7 @@ def main() -> None:
     database = Database(settings.database_dsn("dispatcher"), minimum=1, maximum=4, statement_seconds=STATEMENT_SECONDS)
     password = (settings.secrets / "airflow-password").read_text().strip()
     engine = Engine(f"http://{settings.airflow_http}", "insitu", password)
-    blobs = FileBlobStore(settings.blobs)
+    blobs = blob_store(settings)
     dispatcher = Dispatcher(settings, database, blobs, engine, ProcessLauncher(settings.jobs))
     stopping = threading.Event()
     exchange_database = Database(

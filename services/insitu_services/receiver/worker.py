@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 import psycopg
 
 from insitu import life
-from insitu.archive.blobs import FileBlobStore
+from insitu.archive.blobs import blob_store
 from insitu.archive.store import Archive
 from insitu.database import Database
 from insitu.errors import InsituError
@@ -60,7 +60,7 @@ class Worker:
             settings.database_dsn("receiver"), minimum=1, maximum=16,
             patience=settings.database_patience, statement_seconds=settings.database_patience,
         )  # fmt: skip
-        self._archive = Archive(self._database, FileBlobStore(settings.blobs), settings)
+        self._archive = Archive(self._database, blob_store(settings), settings)
         self._limit = limit
         self._refusals = threading.Semaphore(MOST_REFUSALS)
         self._open: dict[Association | Handshake, threading.Thread] = {}

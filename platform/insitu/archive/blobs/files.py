@@ -1,83 +1,23 @@
-"""Blobs: bytes under a key, durable once written. The truth of the images.
-
-Not here: what the bytes mean (insitu.archive.examine) and which of them are part of the archive (insitu.archive.index).
-Keys are relative POSIX paths such as `objects/<receipt>/<uuid>.dcm`; they are made by the archive, never by a sender.
-"""
+"""Blobs as files below a folder."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import fcntl
-import functools
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
-from insitu.errors import Invalid, NotFound, Unavailable
+from insitu.errors import NotFound, Unavailable
+
+from .store import RESERVED, BlobInfo, check
 
 STARTED = 131_072  # bytes; as often the disk is told to begin with what was written
 WRITE_ONLY = 2  # SYNC_FILE_RANGE_WRITE of sync_file_range(2)
-
-
-@dataclass(frozen=True)
-class BlobInfo:
-    """A blob in a listing: key, size in bytes, seconds since the epoch of its last write."""
-
-    key: str
-    size: int
-    modified: float
-
-
-class BlobWriter(Protocol):
-    """A blob on its way in; nobody sees it before `commit`."""
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Append `data`."""
-
-    def contents(self) -> BinaryIO:
-        """What has been written so far, as a seekable file; close it before `commit`."""
-
-    def commit(self, key: str | None = None) -> None:
-        """Make the blob durable and visible, under `key` where another than the one first asked for is right."""
-
-    def abort(self) -> None:
-        """Forget the blob. Does nothing after `commit` or a first `abort`."""
-
-
-class BlobStore(Protocol):
-    """Durable blobs. Every writing method returns only when the change would survive a power failure."""
-
-    def create(self, key: str) -> BlobWriter:
-        """Start a blob that will stand under `key`."""
-
-    def put(self, key: str, data: bytes) -> None:
-        """Write a small blob in one go."""
-
-    def open(self, key: str) -> BinaryIO:
-        """The blob as a seekable file."""
-
-    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        """`length` bytes from `offset`, to the end where it is None."""
-
-    def move(self, source: str, target: str) -> None:
-        """Give a blob another key."""
-
-    def delete(self, key: str) -> None:
-        """Remove a blob; nothing happens where there is none."""
-
-    def exists(self, key: str) -> bool:
-        """Whether there is a blob under `key`."""
-
-    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
-        """Every blob whose key starts with the folder `prefix`, in the order of their keys."""
-
-    def sweep(self) -> int:
-        """Remove what dead writers left behind; number of removed remains."""
 
 
 def _unavailable(error: OSError, key: str) -> Unavailable:
@@ -136,18 +76,6 @@ def _can_name_later(folder: Path) -> bool:
     return True
 
 
-@functools.lru_cache(maxsize=8)
-def file_store(root: Path) -> FileBlobStore:
-    """The file blob store at `root`, one per process."""
-    return FileBlobStore(root)
-
-
-def _check(key: str) -> None:
-    parts = key.split("/")
-    if not key or "" in parts or "." in parts or ".." in parts or "\0" in key or parts[0] == "incoming":
-        raise Invalid("This is not a blob key", value=key)
-
-
 class FileBlobStore:
     """Blobs as files below a folder: fsync the file, give it its name, fsync the folder.
 
@@ -162,7 +90,7 @@ class FileBlobStore:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._incoming = self.root / "incoming"
+        self._incoming = self.root / RESERVED
         self._root = str(self.root)
         self._folders: set[str] = set()  # as text: every object passes by
         try:
@@ -179,7 +107,7 @@ class FileBlobStore:
         Invalid
             The key would leave the store.
         """
-        _check(key)
+        check(key)
         return self.root / key
 
     def create(self, key: str) -> FileBlobWriter:
@@ -190,7 +118,7 @@ class FileBlobStore:
         Unavailable
             The disk does not take it.
         """
-        _check(key)
+        check(key)
         try:
             descriptor, temporary = self._open_temporary()
         except OSError as error:
@@ -258,18 +186,26 @@ class FileBlobStore:
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         """Every blob below the folder `prefix`, in the order of their keys."""
-        top = self.root / prefix.rstrip("/") if prefix else self.root
-        for folder, folders, files in os.walk(top):
-            if Path(folder) == self.root and "incoming" in folders:
-                folders.remove("incoming")
-            folders.sort()
-            for name in sorted(files):
-                path = Path(folder, name)
-                try:
-                    status = path.stat()
-                except FileNotFoundError:
-                    continue  # moved or deleted meanwhile
-                yield BlobInfo(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime)
+        prefix = prefix.rstrip("/")
+        yield from self._walk(f"{self._root}/{prefix}" if prefix else self._root, f"{prefix}/" if prefix else "")
+
+    def _walk(self, folder: str, before: str) -> Iterator[BlobInfo]:
+        try:
+            with os.scandir(folder) as found:
+                # With its slash, a folder comes where the keys below it do.
+                names = sorted(f"{each.name}/" if each.is_dir(follow_symlinks=False) else each.name for each in found)
+        except FileNotFoundError:
+            return  # never there, or gone meanwhile
+        for name in names:
+            if name.endswith("/"):
+                if before or name != f"{RESERVED}/":
+                    yield from self._walk(f"{folder}/{name[:-1]}", before + name)
+                continue
+            try:
+                status = os.stat(f"{folder}/{name}")
+            except FileNotFoundError:
+                continue  # moved or deleted meanwhile
+            yield BlobInfo(before + name, status.st_size, status.st_mtime)
 
     def sweep(self) -> int:
         """Remove the files in `incoming/` that no living process holds."""
@@ -318,7 +254,7 @@ class FileBlobStore:
 
     def publish(self, descriptor: int, temporary: Path | None, key: str) -> None:
         """Give a written file its name, durably. For `FileBlobWriter`."""
-        _check(key)
+        check(key)
         within, _, name = key.rpartition("/")
         folder = f"{self._root}/{within}" if within else self._root
         os.fsync(descriptor)
