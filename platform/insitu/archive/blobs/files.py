@@ -261,10 +261,15 @@ class FileBlobStore:
         if folder not in self._folders:
             self._make_folder(Path(folder))
         if temporary is None:
-            _name(descriptor, folder, name)
-        else:
-            temporary.rename(f"{folder}/{name}")
-            _sync_folder(folder)
+            try:
+                return _name(descriptor, folder, name)
+            except FileExistsError:
+                # Written again, as an entry of the journal is whose transaction was rolled back: only a rename replaces.
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                temporary = self._incoming / f"{time.time_ns():x}-{uuid.uuid4().hex}"
+                _name(descriptor, self._incoming, temporary.name)
+        temporary.rename(f"{folder}/{name}")
+        _sync_folder(folder)
 
 
 class FileBlobWriter:
@@ -309,11 +314,12 @@ class FileBlobWriter:
         Unavailable
             The disk is full or fails; nothing is visible then.
         """
+        key = self._key if key is None else key
         try:
-            self._store.publish(self._descriptor, self._temporary, key or self._key)
+            self._store.publish(self._descriptor, self._temporary, key)
         except OSError as error:
             self.abort()
-            raise _unavailable(error, key or self._key) from error
+            raise _unavailable(error, key) from error
         self._close()
 
     def abort(self) -> None:

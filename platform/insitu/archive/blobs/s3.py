@@ -347,10 +347,11 @@ class S3BlobWriter:
             The server does not take it. Where it did not answer, the object may come to be all the same, under a key that
             nobody knows; a scrub removes it.
         """
-        check(key or self._key)
+        key = self._key if key is None else key
+        check(key)
         try:
             self._file.seek(0)
-            self._store.upload(key or self._key, self._file, self._written)
+            self._store.upload(key, self._file, self._written)
         except OSError as error:
             raise _no_spool(error, self._store._spool) from error
         finally:
