@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from insitu.errors import Invalid
 
@@ -63,6 +63,34 @@ def _bucket_url(value: str) -> str:
 BucketUrl = Annotated[str, AfterValidator(_bucket_url)]
 
 
+def _base_url(value: str) -> str:
+    parts = urllib.parse.urlsplit(value)
+    try:
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits or "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("expected http(s)://HOST[:PORT], for example http://gateway.insitu.internal:8090")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+
+
+def _image(value: str) -> str:
+    if not IMAGE.fullmatch(value):
+        raise ValueError(
+            "expected an image by its digest, for example registry.example/lung@sha256:0123... with 64 digits"
+        )
+    return value
+
+
+# A tag may name another image tomorrow; results must stay traceable to what computed them.
+IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/-]*@sha256:[0-9a-f]{64}")
+Image = Annotated[str, AfterValidator(_image)]
+AlgorithmName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+
+
 class RetentionRule(BaseModel):
     """A rule by which old series go: what it is for, how old they are, and what keeps them all the same."""
 
@@ -110,6 +138,22 @@ class Settings(BaseModel):
     )
     database_patience: float = Field(
         20.0, gt=0, description="Seconds receiver and api give a silent database before a sender is told to try again."
+    )
+    database_host: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9.:_-]*[A-Za-z0-9])?$",
+        description="Host of PostgreSQL, reached over TCP; by default the server of this home, by its unix socket.",
+    )
+    database_port: int = Field(5432, ge=1, le=65_535, description="Its port.")
+    database_name: str = Field(
+        "insitu", pattern=r"^[a-z_][a-z0-9_]{0,62}$", description="Name of the platform's database."
+    )
+    database_sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = Field(
+        "verify-full", description="How PostgreSQL is reached over TCP, by libpq's words; `disable`: without TLS."
+    )
+    database_ca: Path | None = Field(
+        None,
+        description="PEM file with the authorities that sign PostgreSQL's certificate; by default the system's own.",
     )
     disk_reserve: int = Field(
         500_000_000, ge=0, description="Bytes of disk kept free for the database: no objects are taken below it."
@@ -192,10 +236,35 @@ class Settings(BaseModel):
     airflow_python: Path | None = Field(
         None, description="Python of Airflow's virtual environment; by default `.venv-airflow` beside the platform's."
     )
+    airflow_url: BaseUrl | None = Field(
+        None, description="Base URL of Airflow's API as the others reach it; by default that of `airflow_http`."
+    )
+    gateway_http: HostPort = Field(
+        "0.0.0.0:8090", description="Address of the run gateway where it is a process of its own."
+    )
+    gateway_url: BaseUrl | None = Field(
+        None, description="Base URL of the run gateway as the steps of a run reach it; by default that of `http`."
+    )
+    launcher: Literal["process", "kubernetes"] = Field(
+        "process",
+        description="What carries runs out: `process`, on this machine, or `kubernetes`, as Jobs, by the file that the"
+        " variable INSITU_LAUNCHER_FILE names.",
+    )
+    algorithm_images: dict[AlgorithmName, Image] = Field(
+        {}, description="Images of the algorithms that come with the platform, by digest: `name: REF@sha256:...`."
+    )
     algorithm_log_bytes: int = Field(10_000_000, ge=1000, description="Largest log kept of one algorithm step.")
     result_bytes: int = Field(
         4_000_000_000, ge=1, description="Largest total size of the outputs of one run, in bytes."
     )
+
+    @model_validator(mode="after")
+    def _authorities_are_named(self) -> Settings:
+        if self.database_host is not None and self.database_sslmode == "verify-ca" and self.database_ca is None:
+            raise ValueError(
+                "database_sslmode verify-ca needs database_ca; with the system's own authorities use verify-full"
+            )
+        return self
 
     @property
     def secrets(self) -> Path:
@@ -241,10 +310,31 @@ class Settings(BaseModel):
         host, _, port = self.http.rpartition(":")
         return f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{port}"
 
-    def database_dsn(self, role: str, database: str = "insitu") -> str:
-        """Connection string of a role over the unix socket; `INSITU_DATABASE_DSN` overrides it.
+    @property
+    def engine_url(self) -> str:
+        """Base URL of Airflow's API."""
+        return self.airflow_url or f"http://{self.airflow_http}"
+
+    @property
+    def run_gateway_url(self) -> str:
+        """Base URL of the run gateway as the steps of a run reach it."""
+        return self.gateway_url or self.http_url
+
+    def database_dsn(self, role: str, database: str | None = None) -> str:
+        """Connection string of a role, insitu_ROLE; `INSITU_DATABASE_DSN` overrides it.
 
         The password is read from `secrets/database-ROLE`, so only those who may read that file can use the role.
+
+        Parameters
+        ----------
+        role : str
+        database : str, optional
+            By default `database_name`.
+
+        Raises
+        ------
+        Invalid
+            The password cannot be read.
         """
         override = os.environ.get("INSITU_DATABASE_DSN")
         if override:
@@ -253,13 +343,36 @@ class Settings(BaseModel):
         try:
             password = secret.read_text().strip()
         except OSError as error:
+            remedy = "Start the platform once with `insitu up` on this home, as the same user"
+            if self.database_host is not None:
+                remedy = f"Put the password of the role insitu_{role} there"
             raise Invalid(
-                "The database password cannot be read",
-                value=str(secret),
-                why=str(error.strerror),
-                remedy="Start the platform once with `insitu up` on this home, as the same user",
+                "The database password cannot be read", value=str(secret), why=str(error.strerror), remedy=remedy
             ) from error
-        return f"host={self.database_socket} user=insitu_{role} password={password} dbname={database}"
+        return self.dsn(f"insitu_{role}", password, database or self.database_name)
+
+    def dsn(self, user: str, password: str, database: str) -> str:
+        """Connection string of `user` for a database of the server: over the unix socket, or TCP where `database_host` is set."""
+        parts: dict[str, object] = {"host": self.database_socket}
+        if self.database_host is not None:
+            parts = {"host": self.database_host, "port": self.database_port, "sslmode": self.database_sslmode}
+            if self.database_sslmode.startswith("verify-"):
+                parts["sslrootcert"] = self.database_ca or "system"
+            parts |= NOTICE_DEATH
+        parts |= {"user": user, "password": password, "dbname": database}
+        return " ".join(f"{name}={_libpq(str(value))}" for name, value in parts.items())
+
+
+# A server whose machine is gone closes nothing: without these a connection would wait for it for hours.
+NOTICE_DEATH = {"keepalives_idle": 20, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+
+
+def _libpq(value: str) -> str:
+    """A value as a connection string takes it (PostgreSQL's documentation, 32.1.1.1)."""
+    if re.fullmatch(r"[\w./:-]+", value, re.ASCII):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def load(home: Path | None = None, **overrides: Any) -> Settings:
@@ -271,8 +384,8 @@ def load(home: Path | None = None, **overrides: Any) -> Settings:
         A key is unknown or a value does not fit; the message names the key, the value and where it stood.
     """
     environment: dict[str, Any] = {}
-    # INSITU_DATABASE_DSN is read by database_dsn; INSITU_TEST_* belong to the tests.
-    skip = {"INSITU_DATABASE_DSN", "INSITU_TOKEN", "INSITU_URL"}
+    # INSITU_DATABASE_DSN is read by database_dsn, INSITU_LAUNCHER_FILE by the launcher; INSITU_TEST_* belong to the tests.
+    skip = {"INSITU_DATABASE_DSN", "INSITU_LAUNCHER_FILE", "INSITU_TOKEN", "INSITU_URL"}
     for name, text in os.environ.items():
         if name.startswith(PREFIX) and name not in skip and not name.startswith("INSITU_TEST_"):
             environment[name[len(PREFIX) :].lower()] = text
@@ -288,7 +401,11 @@ def load(home: Path | None = None, **overrides: Any) -> Settings:
     for key, text in environment.items():
         field = Settings.model_fields.get(key)
         is_list = field is not None and "tuple" in str(field.annotation)
-        values[key] = [part.strip() for part in text.split(",") if part.strip()] if is_list else text
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        if field is not None and "dict" in str(field.annotation):
+            values[key] = {name.strip(): value.strip() for name, _, value in (part.partition("=") for part in parts)}
+        else:
+            values[key] = parts if is_list else text
     values.update({key: value for key, value in overrides.items() if value is not None})
     values["home"] = folder
     try:
@@ -296,6 +413,10 @@ def load(home: Path | None = None, **overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        if not key:  # settings that do not go together
+            raise Invalid(
+                "The settings do not fit one another", value=str(file), why=first["msg"].removeprefix("Value error, ")
+            ) from error
         if first["type"] == "extra_forbidden":
             raise Invalid(
                 "There is no such setting",

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from insitu.errors import Invalid
 from insitu.settings import load
@@ -59,3 +60,69 @@ def test_keys_in_the_url_of_an_object_store_are_refused_and_not_repeated(tmp_pat
     with pytest.raises(Invalid, match="object-store-access-key") as caught:
         load(tmp_path, object_store="http://somebody:verysecret@host/images")
     assert "verysecret" not in str(caught.value)
+
+
+def home_with_password(folder: Path, password: str) -> Path:
+    (folder / "secrets").mkdir()
+    (folder / "secrets" / "database-api").write_text(f"{password}\n")
+    return folder
+
+
+def test_a_database_host_is_reached_over_tcp_with_its_authorities(tmp_path: Path) -> None:
+    settings = load(home_with_password(tmp_path, "abc"), database_host="db.example", database_port=6432)
+    dsn = conninfo_to_dict(settings.database_dsn("api"))
+    assert (dsn["host"], dsn["port"], dsn["user"], dsn["dbname"]) == ("db.example", "6432", "insitu_api", "insitu")
+    assert (dsn["sslmode"], dsn["sslrootcert"]) == ("verify-full", "system")
+    named = load(tmp_path, database_host="db.example", database_ca="/ca.pem", database_name="images")
+    dsn = conninfo_to_dict(named.database_dsn("api"))
+    assert (dsn["sslrootcert"], dsn["dbname"]) == ("/ca.pem", "images")
+
+
+def test_without_a_database_host_the_socket_of_the_home_is_used(tmp_path: Path) -> None:
+    settings = load(home_with_password(tmp_path, "abc"))
+    dsn = conninfo_to_dict(settings.database_dsn("api"))
+    assert dsn == {
+        "host": str(settings.database_socket), "user": "insitu_api", "password": "abc", "dbname": "insitu",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("password", ["a b", "it's", "back\\slash", "dbname=postgres", "ünï"])
+def test_no_password_breaks_out_of_the_connection_string(tmp_path: Path, password: str) -> None:
+    settings = load(home_with_password(tmp_path, password), database_host="db", database_sslmode="disable")
+    dsn = conninfo_to_dict(settings.database_dsn("api"))
+    assert (dsn["password"], dsn["dbname"], "sslrootcert" in dsn) == (password, "insitu", False)
+
+
+def test_a_missing_password_says_which_role_it_is_of(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="Put the password of the role insitu_api there"):
+        load(tmp_path, database_host="db").database_dsn("api")
+
+
+def test_verify_ca_without_an_authority_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="verify-ca needs database_ca"):
+        load(tmp_path, database_host="db", database_sslmode="verify-ca")
+
+
+def test_urls_of_the_engine_and_of_the_run_gateway_follow_the_addresses(tmp_path: Path) -> None:
+    local = load(tmp_path)
+    assert (local.engine_url, local.run_gateway_url) == ("http://127.0.0.1:8793", "http://127.0.0.1:8080")
+    far = load(tmp_path, airflow_url="http://airflow:8793/", gateway_url="https://gateway.insitu.internal:8090")
+    assert (far.engine_url, far.run_gateway_url) == ("http://airflow:8793", "https://gateway.insitu.internal:8090")
+    for wrong in ("airflow:8793", "http://", "http://user:verysecret@host", "http://host/path", "ftp://host"):
+        with pytest.raises(Invalid, match=r"expected http\(s\)://HOST\[:PORT\]") as caught:
+            load(tmp_path, gateway_url=wrong)
+        assert "verysecret" not in str(caught.value)
+
+
+def test_images_of_algorithms_are_named_by_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = f"registry.example:5000/ct-tissue@sha256:{'a' * 64}"
+    monkeypatch.setenv("INSITU_ALGORITHM_IMAGES", f"ct-tissue={image}")
+    assert load(tmp_path).algorithm_images == {"ct-tissue": image}
+    monkeypatch.setenv("INSITU_ALGORITHM_IMAGES", "ct-tissue=registry.example/ct-tissue:latest")
+    with pytest.raises(Invalid, match="expected an image by its digest"):
+        load(tmp_path)
+
+
+def test_the_launchers_file_is_no_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INSITU_LAUNCHER_FILE", "/etc/insitu/launcher.yaml")
+    assert load(tmp_path, launcher="kubernetes").launcher == "kubernetes"

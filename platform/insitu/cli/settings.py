@@ -45,7 +45,8 @@ def page() -> str:
         "# Settings",
         "",
         "In `insitu.yaml` in the home folder as `name: value`, or as environment variables, which win: "
-        f"`{PREFIX}` and the name in capitals. Lists are separated by commas there. Unknown names are an error.",
+        f"`{PREFIX}` and the name in capitals. Lists are separated by commas there, and maps are written as "
+        "NAME=VALUE,NAME=VALUE. Unknown names are an error.",
         "",
         "| setting | default | meaning |",
         "|---|---|---|",
@@ -53,7 +54,7 @@ def page() -> str:
     for name, field in Settings.model_fields.items():
         if field.default is PydanticUndefined:
             default = "`~/.insitu`, as root `/var/lib/insitu`"
-        elif field.default is None or field.default == ():
+        elif field.default is None or field.default in ((), {}):
             default = "none"
         else:
             default = f"`{text(field.default)}`"
