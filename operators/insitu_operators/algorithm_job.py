@@ -17,7 +17,7 @@ from .jobs import launcher, specification, tell
 from .platform_client import PlatformClient, PlatformError, PlatformUnavailable
 
 if TYPE_CHECKING:
-    from insitu.runs.launch.specification import Launcher
+    from insitu.runs.launch.specification import JobOutcome, JobSpecification, Launcher
 
 LOOK_EVERY = 1.0  # seconds; the launcher answers at once when the job ends
 SIGN_EVERY = 2.0  # seconds between two signs of life; also the longest wait until a wish to cancel is seen
@@ -48,6 +48,21 @@ class AlgorithmJobOperator(BaseOperator):
         except PlatformError as error:
             raise AirflowFailException(f"The platform does not prepare {self.execution}: {error}") from error
         launch = launcher()
+        while True:
+            outcome = self._carry_out(platform, launch, job)
+            again = launch.next_attempt(job, outcome)
+            if again is None:
+                break
+            self.log.info("job %s ended by %s: another attempt can help", job.name, outcome.failure)
+            self._tell_attempt(platform, again, outcome)
+            job = again
+        try:
+            tell(platform, self.execution, launch, job.name, outcome)
+        except (PlatformError, PlatformUnavailable) as error:
+            self.log.warning("the outcome is not told yet: %s", error)
+
+    def _carry_out(self, platform: PlatformClient, launch: Launcher, job: JobSpecification) -> JobOutcome:
+        """Launch a job or attach to it, and stay with it until it ends."""
         self._job = job.name
         launch.launch(job)
         self.log.info("attached to job %s", job.name)
@@ -60,11 +75,15 @@ class AlgorithmJobOperator(BaseOperator):
                 self._sign(platform, launch, job.name, stages)
             if outcome is not None:
                 self.log.info("job %s ended: %s", job.name, outcome.state)
-                try:
-                    tell(platform, self.execution, launch, job.name, outcome)
-                except (PlatformError, PlatformUnavailable) as error:
-                    self.log.warning("the outcome is not told yet: %s", error)
-                return
+                return outcome
+
+    def _tell_attempt(self, platform: PlatformClient, job: JobSpecification, before: JobOutcome) -> None:
+        """Write into the history of the run why it is tried once more; a repeat after a lost scheduler writes it again."""
+        detail = {"job": job.name, "memory": job.limits.memory_bytes, "why": before.failure, "reason": before.reason}
+        try:
+            platform.stage(self.execution, "attempt", detail)
+        except (PlatformError, PlatformUnavailable) as error:
+            self.log.warning("the next attempt is not told: %s", error)
 
     def _sign(self, platform: PlatformClient, launch: Launcher, job: str, stages: list[str]) -> None:
         """Give a sign of life with the stages that were reached; cancel the job where nobody wants it any more."""

@@ -38,20 +38,35 @@ class ConcludeOperator(BaseOperator):
 
     def execute(self, context: Any) -> None:
         """Tell the outcome; the task, and with it the DAG run, fails where the job did."""
-        from insitu.runs.launch.specification import job_name
+        from insitu.runs.launch.specification import job_names
 
-        job = job_name(self.execution)
         launch = launcher()
-        outcome = self._outcome(launch, job)
+        job, outcome = self._last(launch)
         try:
             state = tell(PlatformClient.from_environment(), self.execution, launch, job, outcome)
         except PlatformError as error:
             raise AirflowFailException(
                 f"The platform does not take the outcome of {self.execution}: {error}"
             ) from error
-        launch.remove(job)
+        names = job_names(self.execution)
+        for name in reversed(names[: names.index(job) + 1]):
+            launch.remove(name)
         if state != "succeeded":
             raise AirflowFailException(f"{self.execution} {state}: {outcome.reason or outcome.failure or ''}")
+
+    def _last(self, launch: Launcher) -> tuple[str, JobOutcome]:
+        """The job of the last attempt that was made, and its outcome."""
+        from insitu.errors import NotFound
+        from insitu.runs.launch.specification import job_names
+
+        first, *others = job_names(self.execution)
+        for name in reversed(others):
+            try:
+                launch.wait(name, 0.0)
+            except NotFound:
+                continue
+            return name, self._outcome(launch, name)
+        return first, self._outcome(launch, first)
 
     def _outcome(self, launch: Launcher, job: str) -> JobOutcome:
         from insitu.errors import NotFound

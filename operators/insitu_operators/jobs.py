@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 def launcher() -> Launcher:
     """The launcher that carries out jobs here."""
-    from insitu.runs.launch.process import ProcessLauncher
+    from insitu.runs.launch.choice import launcher_for
 
-    return ProcessLauncher(Path(os.environ[JOBS]))
+    return launcher_for(Path(os.environ.get(JOBS, "")))
 
 
 def specification(prepared: dict[str, Any]) -> JobSpecification:

@@ -57,9 +57,9 @@ class PlatformClient:
         """The specification of the job of an execution. It holds tokens: never put it into an XCom or a log."""
         return self._post(execution, "prepare", None, patience)
 
-    def stage(self, execution: str, stage: str | None = None) -> dict[str, Any]:
+    def stage(self, execution: str, stage: str | None = None, detail: dict[str, Any] | None = None) -> dict[str, Any]:
         """Give a sign of life, with the stage reached if any; answers `cancel_asked` and the execution's `state`."""
-        return self._post(execution, "stage", {"stage": stage, "detail": None}, 0.0)
+        return self._post(execution, "stage", {"stage": stage, "detail": detail}, 0.0)
 
     def conclude(
         self, execution: str, outcome: dict[str, Any], logs: dict[str, str], patience: float = 300.0

@@ -2,6 +2,7 @@
 
 import gc
 
+import insitu.runs.launch.kubernetes.launcher
 import insitu.runs.launch.process
 import insitu.runs.launch.specification  # noqa: F401
 

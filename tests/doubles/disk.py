@@ -7,4 +7,4 @@ import time
 for number in itertools.count():
     with open(os.path.join(os.environ["INSITU_OUTPUT"], f"{number}.bin"), "wb") as stream:
         stream.write(bytes(1 << 20))
-    time.sleep(0.005)
+    time.sleep(0.05)

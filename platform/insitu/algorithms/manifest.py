@@ -91,6 +91,7 @@ class Resources(_Part):
     memory: Size = 2 * 2**30
     seconds: float = Field(default=600, gt=0, le=7 * 86400)
     cpu: int = Field(default=1, ge=1, le=256)
+    gpu: int = Field(default=0, ge=0, le=16)
 
 
 class Segment(_Part):

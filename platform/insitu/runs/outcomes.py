@@ -17,6 +17,12 @@ class Failure(StrEnum):
     FETCH_FAILED = "fetch-failed"
     ENVIRONMENT_MISSING = "environment-missing"  # package or its virtual environment is not there
     NOT_ISOLATED = "not-isolated"  # refused: this machine cannot isolate it and it is not trusted
+    IMAGE_NOT_FOUND = "image-not-found"
+    IMAGE_NOT_ALLOWED = "image-not-allowed"  # refused: the cluster's policy does not know this image
+    POD_REFUSED = "pod-refused"  # the cluster refuses the pod for another reason
+    UNSCHEDULABLE = "unschedulable"  # no node has room for it
+    EVICTED = "evicted"  # taken off its node, which lacked something or was emptied
+    NODE_LOST = "node-lost"
     ALGORITHM_FAILED = "algorithm-failed"
     OUT_OF_MEMORY = "out-of-memory"
     DEADLINE_EXCEEDED = "deadline-exceeded"
@@ -32,7 +38,16 @@ class Failure(StrEnum):
 
 
 # The same attempt again can end otherwise only where something outside the algorithm failed.
-RETRYABLE = frozenset({Failure.FETCH_FAILED, Failure.PUBLISH_FAILED, Failure.RUNNER_LOST, Failure.ENGINE_LOST})
+RETRYABLE = frozenset(
+    {
+        Failure.FETCH_FAILED,
+        Failure.PUBLISH_FAILED,
+        Failure.RUNNER_LOST,
+        Failure.ENGINE_LOST,
+        Failure.EVICTED,
+        Failure.NODE_LOST,
+    }
+)
 
 
 def can_retry(failure: str | None) -> bool:

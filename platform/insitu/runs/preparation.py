@@ -73,7 +73,7 @@ def specification(connection: Connection, settings: Settings, row: Row) -> JobSp
     return JobSpecification(
         name=job_name(execution),
         execution=execution,
-        gateway_url=settings.http_url,
+        gateway_url=settings.run_gateway_url,
         fetch_token=tokens["fetch"],
         publish_token=tokens["publish"],
         algorithm=AlgorithmPackage(
@@ -84,11 +84,13 @@ def specification(connection: Connection, settings: Settings, row: Row) -> JobSp
             entrypoint=manifest.entrypoint,
             environment=environment_folder(settings, Path(row["location"]), manifest),
             trusted=row["trusted"],
+            image=row.get("image"),
         ),
         limits=Limits(
             seconds=manifest.resources.seconds,
             memory_bytes=manifest.resources.memory,
             cpu=manifest.resources.cpu,
+            gpu=manifest.resources.gpu,
             log_bytes=settings.algorithm_log_bytes,
             output_bytes=settings.result_bytes,
         ),

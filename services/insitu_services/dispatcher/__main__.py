@@ -12,7 +12,7 @@ from insitu.archive.store import Archive
 from insitu.database import Database
 from insitu.nodes import window
 from insitu.runs.engine import Engine
-from insitu.runs.launch.process import ProcessLauncher
+from insitu.runs.launch.choice import launcher_for
 from insitu.settings import load
 from insitu_services.logs import log_to_stderr
 
@@ -34,9 +34,9 @@ def main() -> None:
     settings = load()
     database = Database(settings.database_dsn("dispatcher"), minimum=1, maximum=4, statement_seconds=STATEMENT_SECONDS)
     password = (settings.secrets / "airflow-password").read_text().strip()
-    engine = Engine(f"http://{settings.airflow_http}", "insitu", password)
+    engine = Engine(settings.engine_url, "insitu", password)
     blobs = blob_store(settings)
-    dispatcher = Dispatcher(settings, database, blobs, engine, ProcessLauncher(settings.jobs))
+    dispatcher = Dispatcher(settings, database, blobs, engine, launcher_for(settings.jobs))
     stopping = threading.Event()
     exchange_database = Database(
         settings.database_dsn("dispatcher"), minimum=0, maximum=2 * settings.transfers_at_once + 1,

@@ -30,7 +30,7 @@ from insitu.routing import sending
 from insitu.routing.evaluate import Decision
 from insitu.runs import admission, requests
 from insitu.runs.engine import Engine
-from insitu.runs.launch.specification import Launcher, job_name
+from insitu.runs.launch.specification import Launcher, job_names
 from insitu.runs.reconcile import Verdict, reconcile
 from insitu.settings import Settings
 
@@ -212,8 +212,9 @@ class Dispatcher:
         for execution, verdict in reconcile(self.database, self.engine):
             logger.warning("execution %s was silent: %s", execution, verdict.value)
             if verdict is Verdict.LOST:
-                with suppress(NotFound):  # it may never have begun
-                    self.launcher.cancel(job_name(execution))  # nobody waits for it any more
+                for name in job_names(execution):
+                    with suppress(NotFound):  # it may never have begun
+                        self.launcher.cancel(name)  # nobody waits for it any more
 
     def _seal(self) -> None:
         with self.database.transaction() as connection:

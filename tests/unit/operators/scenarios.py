@@ -35,6 +35,12 @@ class Scripted:
         self.calls.append(["launch", specification.name])
         self.running.setdefault(specification.name, 4)
 
+    def next_attempt(self, specification, outcome):
+        if "again" not in specification.name or specification.name.endswith("-2"):
+            return None
+        limits = specification.limits.model_copy(update={"memory_bytes": 2 * specification.limits.memory_bytes})
+        return specification.model_copy(update={"name": specification.name[:-1] + "2", "limits": limits})
+
     def wait(self, name, timeout, on_stage=None):
         if name not in self.running:
             raise NotFound("There is no such job", value=name)
@@ -44,7 +50,9 @@ class Scripted:
         if isinstance(left, str):
             return JobOutcome(state=left, reason=f"it {left}")
         if "endless" not in name:
-            self.running[name] = left - 1 if left > 1 else ("failed" if "fails" in name else "succeeded")
+            self.running[name] = (
+                left - 1 if left > 1 else ("failed" if "fails" in name or "again-1" in name else "succeeded")
+            )
         return None
 
     def cancel(self, name):
@@ -88,6 +96,7 @@ EVERYTHING = ("prepare", "run", "conclude")
 SCENARIOS = {
     "well": EVERYTHING,
     "fails": EVERYTHING,
+    "again": ("prepare", "run", "run again", "conclude"),
     "real": EVERYTHING,
     "away": EVERYTHING,
     "ended": EVERYTHING,

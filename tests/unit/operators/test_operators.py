@@ -185,6 +185,26 @@ def test_second_try_attaches_to_the_same_job(outcome: Outcome) -> None:
     assert {told["outcome"]["state"] for told in platform.of("attached", "conclude")} == {"succeeded"}
 
 
+def test_another_attempt_is_made_once_told_in_the_history_and_attached_to(outcome: Outcome) -> None:
+    platform, results, _ = outcome
+    assert results["again"]["tasks"] == {
+        "prepare": "success",
+        "run": "success",
+        "run again": "success",
+        "conclude": "success",
+    }
+    made = [name for call, name in results["again"]["launcher"] if call == "launch"]
+    assert set(made) == {"run-again-1", "run-again-2"}
+    assert [call for call in results["again"]["launcher"] if call[0] == "remove"] == [
+        ["remove", "run-again-2"],
+        ["remove", "run-again-1"],
+    ]
+    told = [body["detail"] for body in platform.of("again", "stage") if body["stage"] == "attempt"]
+    assert told[0]["memory"] == 2_000_000_000
+    assert told[0]["reason"] == "it failed"
+    assert {told["outcome"]["state"] for told in platform.of("again", "conclude")} == {"succeeded"}
+
+
 def test_job_left_without_its_task_is_ended_and_told(outcome: Outcome) -> None:
     platform, results, _ = outcome
     assert ["cancel", "run-abandoned-endless-1"] in results["abandoned-endless"]["launcher"]

@@ -81,6 +81,10 @@ class ProcessLauncher:
             time.sleep(0.02)
         return True
 
+    def next_attempt(self, specification: JobSpecification, outcome: JobOutcome) -> JobSpecification | None:
+        """None: on the same machine with the same memory an attempt ends as the one before did."""
+        return None
+
     def wait(self, name: str, timeout: float, on_stage: OnStage | None = None) -> JobOutcome | None:
         """The outcome, or None if the job still runs after `timeout` seconds.
 

@@ -13,11 +13,17 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 STEPS = ("fetch", "algorithm", "publish")
+ATTEMPTS = 2  # at most; a second one only where it can help
 
 
 def job_name(execution: str, attempt: int = 1) -> str:
     """Name of the job of an attempt at an execution."""
     return f"run-{execution}-{attempt}"
+
+
+def job_names(execution: str) -> tuple[str, ...]:
+    """Names that the jobs of an execution can have, in the order of its attempts."""
+    return tuple(job_name(execution, attempt) for attempt in range(1, ATTEMPTS + 1))
 
 
 class Limits(BaseModel):
@@ -30,6 +36,7 @@ class Limits(BaseModel):
     log_bytes: int = Field(default=10_000_000, ge=1000, description="Of the log of each step.")
     output_bytes: int = Field(default=4_000_000_000, gt=0, description="Of the algorithm's output and scratch folders.")
     cpu: int = Field(default=1, ge=1, description="Threads the algorithm is told to use.")
+    gpu: int = Field(default=0, ge=0, description="GPUs of the algorithm step; known to the cluster's launcher only.")
 
 
 class AlgorithmPackage(BaseModel):
@@ -46,6 +53,9 @@ class AlgorithmPackage(BaseModel):
         None, description="Folder of its virtual environment; None: the platform's Python."
     )
     trusted: bool = Field(default=False, description="May run where it cannot be isolated.")
+    image: str | None = Field(
+        default=None, description="Image of the package by digest; the cluster runs nothing else."
+    )
 
 
 class JobSpecification(BaseModel):
@@ -84,7 +94,7 @@ class JobOutcome(BaseModel):
     failure: str | None = None
     reason: str | None = None
     steps: list[StepRecord] = []
-    isolation: str | None = Field(default=None, description="bubblewrap, namespaces or none.")
+    isolation: str | None = Field(default=None, description="bubblewrap, namespaces, none or, in a cluster, container.")
     peak_memory_bytes: int | None = None
 
 
@@ -96,6 +106,9 @@ class Launcher(Protocol):
 
     def launch(self, specification: JobSpecification) -> None:
         """Start the job, unless one of this name was started before (then nothing happens)."""
+
+    def next_attempt(self, specification: JobSpecification, outcome: JobOutcome) -> JobSpecification | None:
+        """The job of another attempt that can end better than this one did; None where there is no such."""
 
     def wait(self, name: str, timeout: float, on_stage: OnStage | None = None) -> JobOutcome | None:
         """The outcome, or None if the job still runs after `timeout` seconds.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sys
 import threading
@@ -111,7 +112,8 @@ def fetch() -> None:
             wanted.put((instance["sop_instance_uid"], instance["digest"], path))
     count = wanted.qsize()
     (source / "manifest.json").write_text(json.dumps(manifest))
-    (work / "parameters.json").write_text(json.dumps(manifest["parameters"]))
+    parameters = Path(os.environ.get("INSITU_PARAMETERS", work / "parameters.json"))
+    parameters.write_text(json.dumps(manifest["parameters"]))
     loading = threading.Thread(target=_import_readers)
     loading.start()
     _get_all(wanted)

@@ -60,9 +60,7 @@ class Gateway:
     def from_environment(cls, other: Failure) -> Gateway:
         """The gateway that the runner named."""
         environment = os.environ
-        return cls(
-            environment["INSITU_GATEWAY"], environment["INSITU_EXECUTION"], environment["INSITU_STEP_TOKEN"], other
-        )
+        return cls(environment["INSITU_GATEWAY"], environment["INSITU_EXECUTION"], _token(), other)
 
     def manifest(self) -> dict[str, Any]:
         """What to fetch, and for which algorithm."""
@@ -136,6 +134,12 @@ class Gateway:
                 raise StepFailed(self._other, f"The platform's API did not answer for {PATIENCE:g} s ({why})")
             time.sleep(pause)
             pause = min(pause * 2, 5.0)
+
+
+def _token() -> str:
+    """The step's token: from a file where one is named, as in a cluster, else from the environment."""
+    file = os.environ.get("INSITU_STEP_TOKEN_FILE")
+    return os.environ["INSITU_STEP_TOKEN"] if file is None else Path(file).read_text().strip()
 
 
 def _detail(body: bytes, reason: str) -> str:

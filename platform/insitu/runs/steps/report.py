@@ -1,5 +1,7 @@
 """How a step tells its end: a small JSON file {failure, reason} and its exit status; a sentence in the log.
 
+In a cluster the file that INSITU_REPORT names, which becomes part of the pod's status, gets the same.
+
 Not here: what becomes of the run (insitu.runs.outcomes).
 """
 
@@ -13,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from insitu.runs.outcomes import Failure
+
+REASON_CHARACTERS = 1000  # a pod's status holds 4096 bytes of a report
 
 
 class StepFailed(Exception):
@@ -49,7 +53,10 @@ def carry_out(step: str, action: Callable[[], None]) -> int:
         # Not the error's own text: it could hold a value of the image's header.
         content = {"failure": str(other), "reason": f"The step {step} broke with {type(error).__name__}; see its log"}
     if content["reason"]:
+        content["reason"] = content["reason"][:REASON_CHARACTERS]
         print(content["reason"], file=sys.stderr)
-    file = work_folder() / f"{step}.json"
-    file.write_text(json.dumps(content))
+    text = json.dumps(content)
+    (work_folder() / f"{step}.json").write_text(text)
+    if "INSITU_REPORT" in os.environ:
+        Path(os.environ["INSITU_REPORT"]).write_text(text)
     return 0 if content["failure"] is None else 1
