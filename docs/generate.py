@@ -1,4 +1,5 @@
-"""Makes settings.md, commands.md and conformance-statement.md from the code; a test compares them with what is committed.
+"""Makes settings.md, commands.md, conformance-statement.md, helm-values.md and the chart's values.schema.json; a test compares them with
+what is committed.
 
 Run with the platform's Python: `.venv/bin/python docs/generate.py`.
 """
@@ -16,7 +17,8 @@ FOLDER = Path(__file__).parent
 if str(FOLDER) not in sys.path:
     sys.path.insert(0, str(FOLDER))
 
-from conformance_statement import statement  # noqa: E402 - beside this file, which tests load from elsewhere
+import helm_values  # noqa: E402 - beside this file, which tests load from elsewhere
+from conformance_statement import statement  # noqa: E402
 
 
 def usage(found: Any) -> list[str]:
@@ -46,7 +48,13 @@ def commands_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-PAGES = {"settings.md": page, "commands.md": commands_page, "conformance-statement.md": statement}
+PAGES = {
+    "settings.md": page,
+    "commands.md": commands_page,
+    "conformance-statement.md": statement,
+    "helm-values.md": helm_values.page,
+    "../charts/insitu/values.schema.json": helm_values.schema,
+}
 
 if __name__ == "__main__":
     for file, make in PAGES.items():
