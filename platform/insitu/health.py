@@ -7,6 +7,7 @@ machine (processes), and what would keep the platform from starting (insitu.cli.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 import threading
@@ -22,6 +23,8 @@ from psycopg.rows import dict_row
 
 from insitu import life
 from insitu.archive import reserve
+from insitu.archive.blobs import blob_store
+from insitu.errors import InsituError
 from insitu.life import Life
 from insitu.patience import cut
 from insitu.settings import Settings
@@ -62,6 +65,7 @@ class Health:
         self._dsn = dsn
         self._silent_at = silent_at
         self._disk = Disk(settings)
+        self._store = ObjectStore(settings) if settings.object_store else None
         self._lock = threading.Lock()
         self._seen: tuple[float, dict[str, Component]] | None = None
 
@@ -75,16 +79,21 @@ class Health:
                     lambda: {"disk": self._disk.look()},
                     lambda: {"airflow": airflow(self._settings)},
                 ]
+                if self._store is not None:
+                    store = self._store
+                    asked.append(lambda: {OBJECT_STORE: store.look()})
                 threads = [threading.Thread(target=lambda ask=ask: found.update(ask()), daemon=True) for ask in asked]
                 for thread in threads:
                     thread.start()
                 for thread in threads:
                     thread.join()
-                self._seen = (time.monotonic(), {name: found[name] for name in COMPONENTS})
+                self._seen = (time.monotonic(), {name: found[name] for name in COMPONENTS if name in found})
             return self._seen[1]
 
 
-COMPONENTS = ("database", "disk", "receiver", "dispatcher", "airflow")
+OBJECT_STORE = "object store"  # only where the settings name one
+COMPONENTS = ("database", "disk", OBJECT_STORE, "receiver", "dispatcher", "airflow")
+PROBE = "health/probe"  # key of a blob that is written to see whether one can be
 
 
 def worst(components: Mapping[str, Component]) -> str:
@@ -179,7 +188,7 @@ def dispatcher_state(waiting: int, signs: list[Life]) -> Component:
 
 
 class Disk:
-    """The disk of the blobs: what is free, and whether something can be made durable on it."""
+    """The disk of the blobs, or of the spool: what is free, and whether something can be made durable on it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -199,7 +208,7 @@ class Disk:
                 "away", f"{says}, less than the reserve (disk_reserve): no objects are taken until there is more", facts
             )
         if self._trial is None:
-            self._trial = _Trial(settings.blobs)
+            self._trial = _Trial(functools.partial(_write_on_disk, settings.blobs))
         trial = self._trial
         seconds = trial.wait(ANSWER_SECONDS)
         if trial.error is not None:
@@ -219,14 +228,44 @@ class Disk:
         return Component("ok", says, facts)
 
 
+class ObjectStore:
+    """The object store: whether a few bytes can be made durable in it, and how long that takes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._trial: _Trial | None = None
+        self._silent_since: float | None = None
+
+    def look(self) -> Component:
+        """How it is; a trial that gets no answer is waited for once, and no other is begun meanwhile."""
+        if self._trial is None:
+            self._trial = _Trial(lambda: blob_store(self._settings).put(PROBE, bytes(64)))
+        trial = self._trial
+        seconds = trial.wait(ANSWER_SECONDS)
+        if seconds is None:
+            self._silent_since = self._silent_since or trial.began
+            silent = time.monotonic() - self._silent_since
+            return Component(
+                "away", f"has not answered for {silent:.0f} s: senders are told to try again later; look at its machine"
+            )
+        self._trial = None
+        if trial.error is not None:
+            return Component("away", f"does not take objects, senders are told to try again later: {trial.error}")
+        self._silent_since = None
+        facts = {"write_seconds": seconds}
+        if seconds > SLOW_SECONDS:
+            return Component("degraded", f"is slow: {seconds:.1f} s to make a few bytes durable; senders wait", facts)
+        return Component("ok", "takes objects", facts)
+
+
 class _Trial:
     """A few bytes made durable, in a thread of their own: a disk may hang for ever."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, write: Callable[[], object]) -> None:
         self.began = time.monotonic()
         self.error: str | None = None
         self._ended: float | None = None
-        self._thread = threading.Thread(target=self._run, args=(folder,), name="disk trial", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(write,), name="trial of the store", daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float) -> float | None:
@@ -234,17 +273,23 @@ class _Trial:
         self._thread.join(seconds)
         return None if self._ended is None else self._ended - self.began
 
-    def _run(self, folder: Path) -> None:
-        while not folder.exists():
-            folder = folder.parent
+    def _run(self, write: Callable[[], object]) -> None:
         try:
-            with tempfile.TemporaryFile(dir=folder) as stream:  # has no name where the file system can do that
-                stream.write(bytes(4096))
-                stream.flush()
-                os.fsync(stream.fileno())
+            write()
         except OSError as error:
             self.error = error.strerror or str(error)
+        except InsituError as error:
+            self.error = str(error)
         self._ended = time.monotonic()
+
+
+def _write_on_disk(folder: Path) -> None:
+    while not folder.exists():
+        folder = folder.parent
+    with tempfile.TemporaryFile(dir=folder) as stream:  # has no name where the file system can do that
+        stream.write(bytes(4096))
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def airflow(settings: Settings) -> Component:
@@ -252,7 +297,7 @@ def airflow(settings: Settings) -> Component:
     wait = "objects are stored, runs wait until it is back"
     try:
         answer = httpx.get(
-            f"http://{settings.airflow_http}/api/v2/monitor/health", timeout=ANSWER_SECONDS, trust_env=False
+            f"{settings.engine_url}/api/v2/monitor/health", timeout=ANSWER_SECONDS, trust_env=False
         )
     except httpx.HTTPError:
         return Component("degraded", f"does not answer: {wait}")

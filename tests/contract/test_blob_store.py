@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
 
 from insitu.archive.blobs import BlobStore, FileBlobStore
 from insitu.archive.blobs.s3 import S3BlobStore
@@ -96,6 +98,13 @@ def test_a_blob_can_be_read_in_any_order(blobs: BlobStore) -> None:
         assert stream.read() == data[-10:]
         stream.seek(0)
         assert b"".join(iter(lambda: stream.read(131_072), b"")) == data
+
+
+def test_a_dicom_file_is_read_by_pydicom_from_the_store(blobs: BlobStore) -> None:
+    file = Path(str(get_testdata_file("CT_small.dcm")))
+    blobs.put("objects/r/one.dcm", file.read_bytes())
+    with blobs.open("objects/r/one.dcm") as stream:
+        assert dcmread(stream).pixel_array.tolist() == dcmread(file).pixel_array.tolist()
 
 
 def test_nobody_sees_a_blob_before_it_is_committed(blobs: BlobStore) -> None:

@@ -64,7 +64,7 @@ def doctor(
 def examine(settings: Settings) -> list[Finding]:
     """Every finding on this machine for these settings."""
     checks: list[Callable[[Settings], Iterator[Finding]]] = [
-        _python, _home, _disk, _memory, _ports, _database, _airflow, _isolation, _locale, _programs, _dicom_tls,
+        _python, _home, _disk, _object_store, _memory, _ports, _database, _airflow, _isolation, _locale, _programs, _dicom_tls,
         _components,
     ]  # fmt: skip
     return [finding for check in checks for finding in check(settings)]
@@ -106,6 +106,17 @@ def _disk(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding("disk", "ok", says)
+
+
+def _object_store(settings: Settings) -> Iterator[Finding]:
+    from insitu.health import ObjectStore
+
+    if settings.object_store is None:
+        return
+    found = ObjectStore(settings).look()
+    state = {"ok": "ok", "degraded": "note", "away": "bad"}[found.state]
+    remedy = "" if state == "ok" else f"Look at {settings.object_store}; see docs/operations.md"
+    yield Finding("object store", state, found.says, remedy)
 
 
 def _memory(settings: Settings) -> Iterator[Finding]:

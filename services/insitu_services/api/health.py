@@ -83,4 +83,6 @@ class ComponentMetrics(Collector):
 def _facts(name: str, component: Component) -> Iterable[Metric]:
     for fact, value in component.facts.items():
         words = fact.replace("_", " ")
-        yield GaugeMetricFamily(f"insitu_{name}_{fact}", f"{name.capitalize()}: {words}.", value=value)
+        yield GaugeMetricFamily(
+            f"insitu_{name.replace(' ', '_')}_{fact}", f"{name.capitalize()}: {words}.", value=value
+        )

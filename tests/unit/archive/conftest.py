@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,21 +16,64 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from insitu.archive.blobs import FileBlobStore
+from insitu.archive.blobs.s3 import S3BlobStore
 from insitu.archive.store import Archive, Receipt, Stored
 from insitu.database import Database
 from insitu.settings import Settings
+from tests.object_store import ObjectStore
 
 Build = Callable[..., bytes]
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path, quiet_time=0)
+ON_BOTH = ("test_conflicts", "test_deletion", "test_quarantine", "test_rebuild", "test_scrub")  # modules
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what may depend on the kind of store on files and on an object store."""
+    if metafunc.module.__name__.rpartition(".")[2] in ON_BOTH and "kind" in metafunc.fixturenames:
+        metafunc.parametrize("kind", ["files", "object store"], indirect=True)
 
 
 @pytest.fixture
-def blobs(settings: Settings) -> FileBlobStore:
-    return FileBlobStore(settings.blobs)
+def kind(request: pytest.FixtureRequest) -> str:
+    return getattr(request, "param", "files")
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with ObjectStore(tmp_path_factory.mktemp("object-store")) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    if kind == "files":
+        return Settings(home=tmp_path, quiet_time=0)
+    server: ObjectStore = request.getfixturevalue("object_store")
+    shutil.copytree(server.secrets, tmp_path / "secrets")
+    settings = Settings(home=tmp_path, quiet_time=0, object_store=f"{server.server}/b-{uuid.uuid4().hex}")
+    VisibleStore(server, settings).make_bucket()
+    return settings
+
+
+@pytest.fixture
+def blobs(kind: str, settings: Settings, request: pytest.FixtureRequest) -> FileBlobStore | VisibleStore:
+    if kind == "files":
+        return FileBlobStore(settings.blobs)
+    return VisibleStore(request.getfixturevalue("object_store"), settings)
+
+
+class VisibleStore(S3BlobStore):
+    """A bucket whose objects are seen, and harmed, as the files that its server keeps."""
+
+    def __init__(self, server: ObjectStore, settings: Settings) -> None:
+        assert settings.object_store is not None
+        super().__init__(settings.object_store, settings.spool, secrets=settings.secrets)
+        self.root = server.root / settings.object_store.rpartition("/")[2]
+
+    def path(self, key: str) -> Path:
+        """The file of a key."""
+        return self.root / key
 
 
 @pytest.fixture

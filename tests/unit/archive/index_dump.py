@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from insitu.archive import completeness, journal
-from insitu.archive.blobs import FileBlobStore
+from insitu.archive.blobs import blob_store
 from insitu.database import Database
 from insitu.settings import Settings
 
@@ -77,7 +77,7 @@ def complete(database: Database, settings: Settings) -> None:
         while completeness.absorb(connection, settings):
             pass
         completeness.complete_due(connection, settings)
-    journal.write_due(database, FileBlobStore(settings.blobs))
+    journal.write_due(database, blob_store(settings))
 
 
 def columns(database: Database) -> dict[str, tuple[set[str], set[str]]]:

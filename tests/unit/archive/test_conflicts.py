@@ -8,7 +8,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from insitu.archive import conflicts, deletion, holds, metadata
-from insitu.archive.blobs import FileBlobStore
+from insitu.archive.blobs import FileBlobStore, files
+from insitu.archive.blobs.s3 import S3BlobStore
 from insitu.archive.reindex import reindex
 from insitu.archive.scrub import scrub
 from insitu.archive.store import Archive, Outcome, Receipt, Stored
@@ -107,7 +108,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
-@pytest.mark.parametrize("step", ["journal", "move", "index", "blob"])
+@pytest.mark.parametrize("step", ["journal", "move", "half a move", "index", "blob"])
 def test_a_replacement_killed_at_some_step_is_half_done_for_ever(
     step: str, database: Database, archive: Archive, blobs: FileBlobStore, settings: Settings, first: Dataset,
     empty_database: Database, monkeypatch: pytest.MonkeyPatch,
@@ -121,11 +122,15 @@ def test_a_replacement_killed_at_some_step_is_half_done_for_ever(
         if step == "journal":
             patch.setattr(conflicts.journal, "append", die)
         elif step == "move":
-            patch.setattr(FileBlobStore, "move", die)
+            patch.setattr(type(blobs), "move", die)
+        elif step == "half a move" and isinstance(blobs, S3BlobStore):
+            patch.setattr(S3BlobStore, "_remove", die)  # the server has copied it
+        elif step == "half a move":
+            patch.setattr(files, "_sync_folder", die)
         elif step == "index":
             patch.setattr(conflicts, "_exchange", die)
         else:
-            patch.setattr(FileBlobStore, "delete", die)
+            patch.setattr(type(blobs), "delete", die)
         with pytest.raises(Killed):
             conflicts.resolve(archive, row["id"], "replace", actor="anna", reason=WHY)
     removed = scrub(database, blobs, now=2e10).removed

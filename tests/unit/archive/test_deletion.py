@@ -9,7 +9,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from insitu.archive import deletion, holds, links, rows
-from insitu.archive.blobs import FileBlobStore
+from insitu.archive.blobs import BlobStore, FileBlobStore
 from insitu.archive.deletion import Deleted
 from insitu.archive.reindex import reindex
 from insitu.archive.scrub import scrub
@@ -143,18 +143,18 @@ def test_a_deletion_killed_at_some_step_is_half_done_for_ever(
         elif step == "index":
             patch.setattr(deletion, "remove_rows", die)
         elif step == "blobs":
-            patch.setattr(FileBlobStore, "delete", die)
+            patch.setattr(type(blobs), "delete", die)
         else:
             left = list(range(3))
-            removed = FileBlobStore.delete
+            removed = type(blobs).delete
 
-            def delete(store: FileBlobStore, key: str) -> None:
+            def delete(store: BlobStore, key: str) -> None:
                 left.pop()
                 removed(store, key)
                 if not left:
                     raise Killed
 
-            patch.setattr(FileBlobStore, "delete", delete)
+            patch.setattr(type(blobs), "delete", delete)
         with pytest.raises(Killed):
             deletion.delete(archive, "anna", study=study[0].StudyInstanceUID, reason=WHY, projects=None)
     stands = step != "journal"

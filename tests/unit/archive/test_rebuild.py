@@ -324,8 +324,9 @@ def test_scrub_removes_only_what_nothing_refers_to_after_a_day(
 
 
 def test_remains_of_a_dead_writer_are_swept_and_a_living_one_goes_on(
-    database: Database, blobs: FileBlobStore, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    blobs = FileBlobStore(tmp_path / "blobs")
     monkeypatch.setattr(blobs, "_unnamed", False)  # as on a file system without nameless files
     writer = blobs.create("objects/a/b")
     writer.write(b"content")

@@ -129,7 +129,7 @@ def test_a_scrub_killed_while_it_puts_a_rotten_object_aside_leaves_it_to_be_take
 
     with monkeypatch.context() as patch:
         if step == "move":
-            patch.setattr(FileBlobStore, "move", die)
+            patch.setattr(type(blobs), "move", die)
         else:
             patch.setattr(scrubbing.journal, "append", die if step == "journal" else written)
         with pytest.raises(Killed):

@@ -194,11 +194,14 @@ class S3BlobStore:
             raise
         if not copied.etag:
             raise Unavailable("The object store did not say that it copied a blob", value=source)
-        self.delete(source)
+        self._remove(source)
 
     def delete(self, key: str) -> None:
         """Remove a blob; nothing happens where there is none."""
         check(key)
+        self._remove(key)
+
+    def _remove(self, key: str) -> None:
         try:
             with self._answers(key):
                 self._client().remove_object(self._bucket, key)

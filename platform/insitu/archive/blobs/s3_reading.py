@@ -29,8 +29,8 @@ class BlobFile(io.RawIOBase):
 
     def __init__(self, fetch: Fetch, key: str, size: int, first: bytes) -> None:
         super().__init__()
+        self.name = key  # as files have one: pydicom wants to know it
         self._fetch = fetch
-        self._key = key
         self._size = size
         self._position = 0
         self._start, self._window = 0, first
@@ -76,7 +76,7 @@ class BlobFile(io.RawIOBase):
         if at >= 0 and self._start + len(self._window) >= self._size:
             data = self._window[at:]
         else:
-            data = self._fetch(self._key, self._position, None)[0]
+            data = self._fetch(self.name, self._position, None)[0]
         self._position += len(data)
         return data
 
@@ -88,6 +88,6 @@ class BlobFile(io.RawIOBase):
     def _fill(self, wanted: int) -> None:
         goes_on = self._position == self._start + len(self._window)
         size = min(max(self._next if goes_on else JUMP, wanted), LARGEST)
-        self._window, _ = self._fetch(self._key, self._position, size)
+        self._window, _ = self._fetch(self.name, self._position, size)
         self._start = self._position
         self._next = min(2 * size, LARGEST)
