@@ -101,15 +101,28 @@ class Database:
         self._pool.close()
 
 
-def migrate(dsn: str) -> None:
-    """Bring the schema of the database at `dsn` to the newest revision (Alembic, forward only)."""
-    from alembic import command
+def _alembic() -> Any:
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def migrate(dsn: str) -> None:
+    """Bring the schema of the database at `dsn` to the newest revision (Alembic, forward only)."""
+    from alembic import command
+
+    config = _alembic()
     config.attributes["dsn"] = dsn
     command.upgrade(config, "head")
+
+
+def newest_revision() -> str:
+    """The revision that this version of the platform works with."""
+    from alembic.script import ScriptDirectory
+
+    return str(ScriptDirectory.from_config(_alembic()).get_current_head())
 
 
 def grant(connection: psycopg.Connection[Any], roles: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ import psycopg
 
 from insitu import postgres
 from insitu.database import migrate
-from insitu_services.supervisor import databases
+from insitu_services.database_server import server as database_server
 from tests.peers.orthanc import free_port
 
 START_SECONDS = 60.0
@@ -80,7 +80,7 @@ def database(home: Path) -> Iterator[Postgres]:
         secret.write_text(uuid.uuid4().hex)
     password = secret.read_text()
     postgres.prepare(data, run, home, password)
-    line = postgres.command(data, run, home, **databases.SERVER)
+    line = postgres.command(data, run, home, **database_server.SERVER)
     with (home / "postgres.log").open("a") as log:
         server = subprocess.Popen(line, stdout=log, stderr=log, **postgres.identity())  # type: ignore[call-overload]
     try:

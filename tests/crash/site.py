@@ -32,7 +32,7 @@ from psycopg.rows import dict_row
 from insitu import postgres
 from insitu.database import Database, migrate
 from insitu.settings import Settings
-from insitu_services.supervisor.databases import SERVER
+from insitu_services.database_server.server import SERVER
 from insitu_services.supervisor.process import end_workers
 from tests.peers import preload
 

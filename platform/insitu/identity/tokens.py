@@ -16,6 +16,7 @@ from insitu.errors import Conflict, Invalid, NotFound
 
 PREFIX = "insitu_api_"  # lets secret scanners and people recognise one
 NAME_LENGTH = 64
+SHORTEST = 32  # characters after the prefix of a token that was made elsewhere
 
 
 def digest(secret: str) -> bytes:
@@ -75,6 +76,32 @@ def ensure(connection: Connection, account: str, name: str) -> str:
         (account, name),
     )
     return create(connection, account, name)
+
+
+def take(connection: Connection, account: str, name: str, token: str) -> None:
+    """Let a token that was made elsewhere act as an account, under this name; one that was there under it is revoked.
+
+    Raises
+    ------
+    Invalid
+        It does not look like a token of ours: it must be long, and recognisable as one.
+    """
+    if not token.startswith(PREFIX) or len(token) < len(PREFIX) + SHORTEST:
+        raise Invalid(
+            "This cannot be a token",
+            why=f"a token is {PREFIX} and at least {SHORTEST} random characters",
+            remedy=f"Make one, for example: echo {PREFIX}$(openssl rand -hex 32)",
+        )
+    connection.execute(
+        "DELETE FROM api_token t USING account a WHERE a.id = t.account AND a.name = %s AND t.name = %s"
+        " AND t.token_hash <> %s",
+        (account, name, digest(token)),
+    )
+    connection.execute(
+        "INSERT INTO api_token (name, token_hash, account) SELECT %s, %s, id FROM account WHERE name = %s"
+        " ON CONFLICT DO NOTHING",
+        (name, digest(token), account),
+    )
 
 
 def of_account(connection: Connection, account: str) -> list[Row]:

@@ -20,8 +20,7 @@ from insitu.errors import Invalid
 from insitu.runs import engine_environment
 from insitu.runs.engine import DAG
 from insitu.settings import Settings
-
-from .secrets import secret, write
+from insitu_services.prepare.secrets import secret, write
 
 USER = "insitu"  # the one account of its simple auth manager, for the dispatcher
 

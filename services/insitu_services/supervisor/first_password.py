@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from insitu.settings import Settings
+from insitu_services.prepare import secrets
+from insitu_services.prepare.people import ADMIN
 
-from . import secrets
-
-ADMIN = "admin"
+__all__ = ["ADMIN", "file", "keep", "shown", "waiting"]
 
 
 def file(settings: Settings) -> Path:

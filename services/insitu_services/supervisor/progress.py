@@ -7,8 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from insitu.settings import Settings
-
-from . import secrets
+from insitu_services.prepare import secrets
 
 
 class Progress(BaseModel):

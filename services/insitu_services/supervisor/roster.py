@@ -15,8 +15,9 @@ import psutil
 
 from insitu import postgres
 from insitu.settings import Settings
+from insitu_services.database_server import server as database_server
+from insitu_services.prepare import databases
 
-from . import databases
 from .airflow import Airflow
 from .process import Definition, Process
 
@@ -48,7 +49,7 @@ def server(settings: Settings) -> Definition:
     user = postgres.run_as()
     return Definition(
         name="postgres",
-        command=databases.command(settings),
+        command=database_server.command(settings),
         environment={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC"},
         user=(user.pw_uid, user.pw_gid) if user else None,
         ready=lambda _: databases.answers(settings),

@@ -20,8 +20,10 @@ from insitu import processes
 from insitu.errors import Unavailable
 from insitu.processes import State
 from insitu.settings import Settings
+from insitu_services.database_server import server as database_server
+from insitu_services.prepare import databases, secrets
 
-from . import databases, home, progress, roster, secrets
+from . import home, progress, roster
 from .airflow import Airflow
 from .process import Definition, Process, end_leftover, end_members, end_workers, last_words, tied, works_in
 
@@ -157,7 +159,7 @@ class Supervisor:
         airflow.configure()
         for name in ("engine-token", "step-key"):
             secrets.secret(settings.secrets, name)
-        databases.prepare(settings)
+        database_server.prepare(settings)
         self._remove_stale_database_files()
         self._start(roster.server(settings))
         self._await_database()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from insitu.settings import load
+from insitu_services.prepare.secrets import secret
 from insitu_services.supervisor import roster
 from insitu_services.supervisor.airflow import configuration
-from insitu_services.supervisor.secrets import secret
 
 
 def test_secret_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
