@@ -113,7 +113,7 @@ securityContext:
 
 {{- define "insitu.volume.secrets" -}}
 {{- $files := get (include "insitu.secretFiles" .root | fromYaml) .component -}}
-- name: {{ .volume | default "secrets" }}
+- name: secrets
   projected:
     defaultMode: 0440
     sources:
@@ -155,7 +155,6 @@ preparation:
   database: [database-owner, database-airflow, database-api, database-receiver, database-dispatcher, database-cli]
   objectStore: [object-store-access-key, object-store-secret-key]
   own: [{{ if $superuser }}database-superuser, {{ end }}admin-password]
-waiting: {database: [database-api]}
 airflow-api: {database: [database-airflow], own: [airflow-password, airflow-jwt, airflow-api-key, airflow-fernet]}
 airflow-scheduler: {database: [database-airflow], own: [airflow-jwt, airflow-fernet, engine-token]}
 airflow-dag-processor: {database: [database-airflow], own: [airflow-jwt, airflow-fernet]}
@@ -186,27 +185,23 @@ spec:
 - {name: MALLOC_ARENA_MAX, value: "2"}
 {{- end -}}
 
-{{/* The init container that ends when the schema is what this version needs */}}
+{{/* The init container that ends when the schema is what this version needs: {root, role}; it sees the password of that role alone */}}
 {{- define "insitu.waiting" -}}
 - name: wait-for-preparation
-  {{- include "insitu.container.platform" . | nindent 2 }}
-  command: [python, -m, insitu_services.prepare, --wait]
+  {{- include "insitu.container.platform" .root | nindent 2 }}
+  command: [python, -m, insitu_services.prepare, --wait, {{ .root.Values.preparation.patienceSeconds | quote }}]
   env:
-    {{- include "insitu.environment" . | nindent 4 }}
+    {{- include "insitu.environment" .root | nindent 4 }}
   resources:
-    {{- toYaml .Values.preparation.resources | nindent 4 }}
+    {{- toYaml .root.Values.preparation.resources | nindent 4 }}
   volumeMounts:
     - {name: home, mountPath: /var/lib/insitu}
     - {name: temporary, mountPath: /tmp}
     - {name: configuration, mountPath: /var/lib/insitu/insitu.yaml, subPath: insitu.yaml, readOnly: true}
-    - {name: waiting-secrets, mountPath: /var/lib/insitu/secrets, readOnly: true}
-    {{- if .Values.certificateAuthorities.configMap }}
+    - {name: secrets, mountPath: /var/lib/insitu/secrets/database-{{ .role }}, subPath: database-{{ .role }}, readOnly: true}
+    {{- if .root.Values.certificateAuthorities.configMap }}
     - {name: authorities, mountPath: /etc/insitu/authorities, readOnly: true}
     {{- end }}
-{{- end -}}
-
-{{- define "insitu.volume.waiting" -}}
-{{- include "insitu.volume.secrets" (dict "root" . "component" "waiting" "volume" "waiting-secrets") -}}
 {{- end -}}
 
 {{- define "insitu.volume.tls" -}}
