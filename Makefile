@@ -57,6 +57,7 @@ setup: requirements-of-this-machine .venv/.platform .venv-airflow/.done build/vi
 
 setup-tests: setup .venv/.dev
 	bash tests/install_programs.sh
+	bash tests/install_object_store.sh
 	PYTHON=$(PYTHON) bash tests/install_helm.sh
 
 demo: setup ## Start the platform, send a real image, show what comes back
