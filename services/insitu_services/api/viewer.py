@@ -5,8 +5,11 @@ Not here: what the pages ask for (the API, DICOMweb). Whoever is not logged in a
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import mimetypes
 from collections.abc import Callable, Coroutine
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -92,26 +95,30 @@ def viewer_without_slash(principal: Somebody) -> Response:
 def viewer(request: Request, principal: Somebody, path: str) -> Response:
     """A file of OHIF; for its own addresses, such as `viewer?StudyInstanceUIDs=`, its page."""
     authorize(principal, Action.SELF)
-    if not (VIEWER / "index.html").is_file():
+    if not any((VIEWER / name).is_file() for name in ("index.html", "index.html.gz")):
         return PlainTextResponse("The image viewer is not installed: run `make viewer`.\n", status_code=503)
     is_page = path in ("", "index.html") or "." not in path.rsplit("/", 1)[-1]
     return _file(request, VIEWER, "index.html" if is_page else path, VIEWER_POLICY)
 
 
 def _file(request: Request, folder: Path, name: str, policy: str) -> Response:
-    """A file below `folder`, compressed where the browser takes it and it lies there so, or 304 where it has not changed."""
+    """A file below `folder`, compressed where the browser takes it and it lies there so, or 304 where it has not changed.
+
+    A file may lie there compressed only, as in the image.
+    """
     root = folder.resolve()
     try:
         path = (root / name).resolve()
-        found = path.is_relative_to(root) and path.is_file() and path.suffix != ".gz"
+        compressed = path.with_name(path.name + ".gz")
+        found = path.is_relative_to(root) and path.suffix != ".gz" and (path.is_file() or compressed.is_file())
     except (ValueError, OSError):  # a NUL or a name that is too long
         found = False
     if not found:
         raise NotFound("There is no such page")
-    compressed = path.with_name(path.name + ".gz")
     use_compressed = "gzip" in request.headers.get("accept-encoding", "") and compressed.is_file()
-    status = path.stat()
-    etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}{"-gz" if use_compressed else ""}"'
+    source = compressed if use_compressed or not path.is_file() else path
+    status = source.stat()
+    etag = f'"{_content(source, status.st_mtime_ns, status.st_size)}{"-gz" if use_compressed else ""}"'
     headers = {
         "Content-Security-Policy": policy,
         "ETag": etag,
@@ -123,4 +130,12 @@ def _file(request: Request, folder: Path, name: str, policy: str) -> Response:
     if use_compressed:
         headers["Content-Encoding"] = "gzip"
     media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    return FileResponse(compressed if use_compressed else path, headers=headers, media_type=media_type)
+    if source == compressed and not use_compressed:
+        return Response(gzip.decompress(source.read_bytes()), headers=headers, media_type=media_type)
+    return FileResponse(source, headers=headers, media_type=media_type)
+
+
+@lru_cache(maxsize=4096)
+def _content(path: Path, changed_ns: int, size: int) -> str:
+    """Digest of a file; not its time, which is the same in every version of an image."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]

@@ -1,5 +1,7 @@
 """The pages without a browser: who gets them, with which policy, and that no file outside their folders is served."""
 
+import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,29 @@ def test_a_compressed_file_and_an_unchanged_one_are_answered_as_the_browser_can_
     with client.stream("GET", "/viewer/app.js", headers={"Accept-Encoding": "gzip"}) as packed:
         assert packed.headers["content-encoding"] == "gzip"
         assert packed.headers["etag"] != plain.headers["etag"]
+
+
+def test_a_file_that_lies_there_compressed_only_is_read_by_every_browser(client: TestClient, installed: Path) -> None:
+    (installed / "app.js").unlink()
+    (installed / "app.js.gz").write_bytes(gzip.compress(b"let a = 1;"))
+    (installed / "index.html").unlink()
+    (installed / "index.html.gz").write_bytes(gzip.compress(b"<title>viewer</title>"))
+    for accepted in ("gzip", "identity"):
+        script = client.get("/viewer/app.js", headers={"Accept-Encoding": accepted})
+        assert (script.text, script.headers["content-type"]) == ("let a = 1;", "text/javascript; charset=utf-8")
+        assert client.get("/viewer/", headers={"Accept-Encoding": accepted}).text == "<title>viewer</title>"
+
+
+def test_a_changed_file_is_sent_again_though_size_and_time_are_the_same(client: TestClient, installed: Path) -> None:
+    """In images all files have one time, so that a browser would keep the version before."""
+    script = installed / "app.js"
+    os.utime(script, (1_000, 1_000))
+    before = client.get("/viewer/app.js", headers={"Accept-Encoding": "identity"}).headers["etag"]
+    script.write_text("let a = 2;")
+    os.utime(script, (1_000, 1_000))
+    viewer._content.cache_clear()  # as in the new version's process
+    headers = {"Accept-Encoding": "identity", "If-None-Match": before}
+    assert client.get("/viewer/app.js", headers=headers).text == "let a = 2;"
 
 
 def test_a_missing_viewer_says_what_to_run(client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
