@@ -59,9 +59,31 @@ class Job:
         return self.specification.name
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where jobs are carried out: how launchers of it are made, and what a job needs to be carried out there."""
+
+    launcher: Callable[[], Launcher]
+    gateway_host: str = "127.0.0.1"
+    fit: Callable[[str, JobSpecification], JobSpecification] = lambda kind, specification: specification
+
+
+@pytest.fixture(params=["process", "kubernetes"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """This machine, and a cluster where there is one to be had."""
+    if request.param == "process":
+        yield Place(lambda: ProcessLauncher(tmp_path / "jobs"))
+        return
+    from ..cluster import launching
+
+    with launching.ground() as ground:
+        yield Place(ground.launcher, ground.address, launching.fit)
+
+
 @pytest.fixture
-def make_job(tmp_path: Path, phantom: list[Path]) -> Iterator[Callable[..., Job]]:
-    """Make a job of a double: `make_job("hang", seconds=3)`."""
+def make_job(request: pytest.FixtureRequest, tmp_path: Path, phantom: list[Path]) -> Iterator[Callable[..., Job]]:
+    """Make a job of a double: `make_job("hang", seconds=3)`; for processes of this machine unless the test has a place."""
+    there: Place | None = request.getfixturevalue("place") if "place" in request.fixturenames else None
     with ExitStack() as stack:
 
         def make(
@@ -86,7 +108,12 @@ def make_job(tmp_path: Path, phantom: list[Path]) -> Iterator[Callable[..., Job]
             execution = f"{identity}-1"
             gateway = stack.enter_context(
                 LocalGateway(
-                    execution, algorithm, parameters or {}, {"image": paths or phantom}, tmp_path / "results" / identity
+                    execution,
+                    algorithm,
+                    parameters or {},
+                    {"image": phantom if paths is None else paths},
+                    tmp_path / "results" / identity,
+                    "127.0.0.1" if there is None else there.gateway_host,
                 )
             )
             specification = JobSpecification(
@@ -106,15 +133,15 @@ def make_job(tmp_path: Path, phantom: list[Path]) -> Iterator[Callable[..., Job]
                 limits=Limits(**{"seconds": 120.0, "memory_bytes": 512 * 2**20, "log_bytes": 100_000, **limits}),
                 python=Path(sys.executable),
             )
-            return Job(specification, gateway, package)
+            return Job(specification if there is None else there.fit(kind, specification), gateway, package)
 
         yield make
 
 
-@pytest.fixture(params=["process"])
-def make_launcher(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Launcher]:
+@pytest.fixture
+def make_launcher(place: Place) -> Callable[[], Launcher]:
     """Make launchers that share their jobs, as two processes would."""
-    return lambda: ProcessLauncher(tmp_path / "jobs")
+    return place.launcher
 
 
 @pytest.fixture

@@ -69,8 +69,10 @@ def test_two_runs_of_the_same_execution_give_the_same_bytes(make_launcher: Any, 
         ("silent", {}, "output-missing", "mask.nii.gz"),
         ("garbage", {}, "output-malformed", "mask.nii.gz"),
         ("geometry", {}, "output-geometry", "(24, 20, 7)"),
-        ("memory", {"memory_bytes": 200 * 2**20}, "out-of-memory", "200 MiB"),
-        ("disk", {"output_bytes": 20_000_000}, "output-too-large", "19 MiB"),
+        # Where the kernel kills only the process that asked for more, the rest of the algorithm hangs to its deadline.
+        ("memory", {"memory_bytes": 200 * 2**20, "seconds": 60.0}, "out-of-memory", "200 MiB"),
+        # A kubelet measures folders once a minute.
+        ("disk", {"output_bytes": 20_000_000, "seconds": 220.0}, "output-too-large", "19 MiB"),
         ("link", {}, "output-malformed", "mask.nii.gz"),
     ],
 )
@@ -171,8 +173,11 @@ def test_results_that_fail_their_check_are_kept_aside_with_the_reason(
     outcome = outcome_of(launcher, job)
     assert outcome.failure == "result-check-failed", outcome.reason
     assert outcome.reason is not None
-    assert "kept aside" in outcome.reason
     assert job.gateway.posts == 0
+    if job.specification.algorithm.image is not None:
+        assert "SegmentedPropertyTypeCodeSequence" in launcher.log(job.name, "publish"), "the log says what is wrong"
+        return  # a pod keeps nothing; its log does
+    assert "kept aside" in outcome.reason
     launcher.remove(job.name)
     kept = {path.name for path in tmp_path.rglob("rejected/*")}
     assert "reasons.json" in kept, kept

@@ -21,7 +21,7 @@ MADE_AT = "2000-01-01T00:00:00+00:00"  # a trial has no row with a date; a fixed
 
 
 class LocalGateway:
-    """Serves one execution on a free loopback port while its `with` block lasts.
+    """Serves one execution on a free port while its `with` block lasts.
 
     Parameters
     ----------
@@ -33,6 +33,8 @@ class LocalGateway:
         DICOM files of each named input.
     results : pathlib.Path
         Folder for the results.
+    host : str
+        Address of this machine to serve on; loopback unless the steps run elsewhere.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class LocalGateway:
         parameters: dict[str, Any],
         inputs: dict[str, Sequence[Path]],
         results: Path,
+        host: str = "127.0.0.1",
     ) -> None:
         self.execution = execution
         self.fetch_token = secrets.token_urlsafe()
@@ -65,14 +68,15 @@ class LocalGateway:
         class Handler(_Handler):
             owner = gateway
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((host, 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     @property
     def url(self) -> str:
         """Base URL."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        host, port = self._server.server_address[:2]
+        return f"http://{host!s}:{port}"
 
     def __enter__(self) -> Self:
         self._thread.start()

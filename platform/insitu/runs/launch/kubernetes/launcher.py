@@ -45,6 +45,11 @@ class _Followed:
     ended: JobOutcome | None = None
     watches: list[Watch] = field(default_factory=list)
 
+    @property
+    def listed(self) -> bool:
+        """Whether there is a first answer."""
+        return self.jobs.listed and self.pods.listed
+
 
 class KubernetesLauncher:
     """Carries jobs out as Jobs of a cluster. See `Launcher` for the contract.
@@ -186,10 +191,10 @@ class KubernetesLauncher:
                     self._unfollow(followed)
                     followed.ended = found
                     return found
-            elif followed.jobs.listed:
+            elif followed.listed:
                 return self._vanished(followed, name)
             left = deadline - time.monotonic()
-            if not followed.jobs.listed:
+            if not followed.listed:
                 self._raise_refusal(followed)
                 left = max(left, first_look - time.monotonic())  # a first answer is worth a moment, also with timeout 0
             if left <= 0:
@@ -199,10 +204,10 @@ class KubernetesLauncher:
                     self._changed.wait(min(left, self._next_look(job, pod)))
 
     def _state(self, followed: _Followed, name: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        """The Job, and its pod as it was seen last. Only from under the condition, or once nothing is watched."""
+        """The Job, and its pod as it was seen last; from under the condition."""
         job = followed.jobs.objects.get(name)
-        if not followed.pods.listed or job is None:
-            return (job, None) if followed.pods.listed else (None, None)
+        if job is None or not followed.pods.listed:
+            return None, None
         mine = [
             pod
             for pod in (*followed.pods.gone.values(), *followed.pods.objects.values())

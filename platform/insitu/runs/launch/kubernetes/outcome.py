@@ -389,8 +389,8 @@ def _no_pod(job: Item, configuration: LauncherConfiguration, now: float, refusal
 
 def refused(message: str, image: str) -> Verdict:
     """What the cluster's refusal of a Job or pod means."""
-    if POLICY in message:
-        why = re.split(r"denied request: ", message)[-1].strip().rstrip(".")
+    why = message.rpartition("denied request: ")[2].strip().rstrip(".")
+    if POLICY in message and "image" in why:
         return Verdict(
             Failure.IMAGE_NOT_ALLOWED,
             f"The cluster's policy does not allow the image of this run: {image} ({why[:400]})",
