@@ -11,7 +11,9 @@ PYTHON ?= python3
 UV = $(shell command -v uv || echo build/uv/bin/uv)
 BIN = .venv/bin
 
-.PHONY: help setup setup-tests viewer demo up test lint types unit system conformance bench locks clean requirements-of-this-machine
+export BASE_IMAGE GO_IMAGE REGISTRY VERSION SOURCE ENGINE BUILD_ARGUMENTS
+
+.PHONY: help setup setup-tests viewer demo up test cluster images lint types unit system conformance bench locks clean requirements-of-this-machine
 
 help: ## Show the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -72,7 +74,7 @@ lint: .venv/.dev ## Check style, types, the direction of imports and the scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@if command -v shellcheck > /dev/null; then shellcheck tests/*.sh .ci/run; else echo "shellcheck is not installed: scripts are not checked"; fi
+	@if command -v shellcheck > /dev/null; then shellcheck tests/*.sh tests/cluster/*.sh .ci/run; else echo "shellcheck is not installed: scripts are not checked"; fi
 
 unit: setup-tests ## Tests without the whole platform
 	$(BIN)/pytest tests/unit tests/contract tests/conformance
@@ -80,8 +82,14 @@ unit: setup-tests ## Tests without the whole platform
 system: setup-tests ## Tests of the whole platform with a real Airflow
 	$(BIN)/pytest tests/system tests/web
 
-test: setup-tests lint ## All tests
-	$(BIN)/pytest tests
+test: setup-tests lint ## All tests but those on a cluster
+	$(BIN)/pytest tests --ignore=tests/cluster
+
+cluster: setup-tests ## Tests on a Kubernetes cluster (docs/images.md says which)
+	$(BIN)/pytest tests/cluster
+
+images: viewer ## Build the images with docker, podman or buildah; BASE_IMAGE=, REGISTRY=, NAMES=, ARGUMENTS=--json
+	$(PYTHON) docker/build.py $(ARGUMENTS) $(NAMES)
 
 conformance: setup-tests ## Run the DICOMweb suite against ours and Orthanc, write docs/conformance-dicomweb.md
 	$(BIN)/python -m tests.conformance

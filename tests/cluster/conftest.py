@@ -1,0 +1,43 @@
+"""Fixtures of the tests on a cluster: the cluster, the images in it, and a namespace per test; a failed test shows what happened there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+
+from .cluster import Cluster, Namespace, find_cluster
+from .images import Images
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """A running cluster; without one the test is skipped."""
+    return find_cluster()
+
+
+@pytest.fixture(scope="session")
+def images(cluster: Cluster) -> Images:
+    """Images by name, built and loaded when first asked for: `images["platform"]`, `images.by_digest("ct-tissue")`."""
+    return Images(cluster)
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Namespace]:
+    """A namespace of the test's own under Pod Security `restricted`."""
+    module = re.sub(r"[^a-z0-9]+", "-", request.module.__name__.rpartition(".")[2].lower())
+    with cluster.namespace(module[:40].strip("-")) as namespace:
+        yield namespace
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+    """Put events and logs of a failed test's namespaces into its report, while they still exist."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.when == "call" and report.failed and isinstance(item, pytest.Function):
+        for value in item.funcargs.values():
+            if isinstance(value, Namespace):
+                report.sections.append((f"namespace {value.name}", value.trouble()))
