@@ -10,10 +10,9 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
-
-import pytest
 
 from insitu.runs.launch.kubernetes.api import Access
 from insitu.runs.launch.kubernetes.configuration import LauncherConfiguration
@@ -22,6 +21,7 @@ from insitu.runs.launch.specification import JobSpecification
 
 from .. import doubles
 from .cluster import Cluster, Namespace, find_cluster
+from .images import Images
 
 
 def access() -> Access:
@@ -60,6 +60,7 @@ class Ground:
 def ground(**configuration: object) -> Iterator[Ground]:
     """A namespace under Pod Security "restricted" that vanishes afterwards; the calling thread is in the cluster's network."""
     cluster = find_cluster()
+    step_image()  # building it needs this machine's own network
     with cluster.network(), cluster.namespace("launcher") as namespace:
         settled = {
             "namespace": namespace.name,
@@ -70,14 +71,10 @@ def ground(**configuration: object) -> Iterator[Ground]:
         yield Ground(access(), LauncherConfiguration.model_validate(settled), cluster, namespace)
 
 
+@cache
 def step_image() -> str:
-    """Image of fetch and publish."""
-    image = os.environ.get("INSITU_TEST_STEP_IMAGE")
-    if image is None:
-        pytest.skip(
-            "needs a Kubernetes cluster: INSITU_TEST_STEP_IMAGE must name the image insitu/platform as the cluster has it"
-        )
-    return image
+    """Image of fetch and publish in the cluster; INSITU_TEST_STEP_IMAGE names one that is there already."""
+    return os.environ.get("INSITU_TEST_STEP_IMAGE") or Images(find_cluster())["platform"]
 
 
 def fit(kind: str, specification: JobSpecification) -> JobSpecification:
