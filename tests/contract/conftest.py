@@ -68,16 +68,10 @@ class Place:
     fit: Callable[[str, JobSpecification], JobSpecification] = lambda kind, specification: specification
 
 
-@pytest.fixture(params=["process", "kubernetes"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """This machine, and a cluster where there is one to be had."""
-    if request.param == "process":
-        yield Place(lambda: ProcessLauncher(tmp_path / "jobs"))
-        return
-    from ..cluster import launching
-
-    with launching.ground() as ground:
-        yield Place(ground.launcher, ground.address, launching.fit)
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """This machine. tests/cluster runs the same tests at a place of its own."""
+    return Place(lambda: ProcessLauncher(tmp_path / "jobs"))
 
 
 @pytest.fixture
