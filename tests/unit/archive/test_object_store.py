@@ -23,6 +23,7 @@ from pydicom.dataset import Dataset
 from insitu.archive import bucket
 from insitu.archive.blobs import blob_store, s3, s3_reading
 from insitu.archive.blobs.s3 import S3BlobStore
+from insitu.archive.blobs.synchronous import is_synchronous, make_synchronous
 from insitu.archive.leftovers import GRACE
 from insitu.archive.reindex import reindex
 from insitu.archive.scrub import scrub
@@ -494,6 +495,38 @@ def test_nothing_lies_on_the_local_disk_once_objects_are_stored_or_forgotten(
 
 def _is_open(name: str) -> bool:
     return os.path.lexists(f"/proc/self/fd/{name}")
+
+
+def test_what_the_server_acknowledges_is_synced_where_its_folder_was_made_synchronous(tmp_path: Path) -> None:
+    server = ObjectStore(tmp_path / "server")
+    done = subprocess.run(
+        [sys.executable, "-m", "insitu.archive.blobs.synchronous", server.root],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        assert "Mount its file system with the option sync" in done.stderr
+        pytest.skip("the file system of the temporary folder cannot be made synchronous")
+    with server:
+        blobs = server.blobs(tmp_path / "spool")
+        blobs.put("objects/r/small", b"x")
+        writer = blobs.create("objects/r/large")
+        writer.write(bytes(11_000_000))
+        writer.commit()
+        blobs.move("objects/r/small", "conflicts/q/small")
+        written = server.files()
+        assert set(written) == {"objects/r/large", "conflicts/q/small"}
+        for file in written.values():
+            assert is_synchronous(file), f"a power failure can take {file}"
+            assert is_synchronous(file.parent), f"a power failure can take the name of {file}"
+
+
+def test_a_folder_that_cannot_be_made_synchronous_is_told(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk"), pytest.raises(Invalid, match=r"Mount its file system with the option sync"):
+        make_synchronous(tmp_path / "disk")  # a file system in memory has no such attribute
+    with pytest.raises(Invalid, match="no such folder"):
+        make_synchronous(tmp_path / "nowhere")
 
 
 def test_nothing_acknowledged_is_lost_while_the_server_is_killed_again_and_again(
