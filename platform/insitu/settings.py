@@ -136,6 +136,12 @@ class Settings(BaseModel):
     drain_seconds: float = Field(
         600.0, gt=0, description="Seconds open associations get to end when receiver processes are replaced."
     )
+    stop_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds open associations get when the receiver is asked to end (SIGTERM); by default 2.5, and"
+        " `drain_seconds` where `launcher` is `kubernetes`, which so replaces pods.",
+    )
     database_patience: float = Field(
         20.0, gt=0, description="Seconds receiver and api give a silent database before a sender is told to try again."
     )
@@ -309,6 +315,16 @@ class Settings(BaseModel):
         """Base URL of the api as other processes of this machine reach it."""
         host, _, port = self.http.rpartition(":")
         return f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{port}"
+
+    @property
+    def in_cluster(self) -> bool:
+        """Whether the processes are pods of a cluster, each for itself, and not the children of one supervisor."""
+        return self.launcher == "kubernetes"
+
+    @property
+    def seconds_to_stop(self) -> float:
+        """Seconds open associations get when the receiver is asked to end."""
+        return self.stop_seconds or (self.drain_seconds if self.in_cluster else 2.5)
 
     @property
     def engine_url(self) -> str:

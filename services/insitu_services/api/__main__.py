@@ -6,13 +6,15 @@ import gc
 import logging
 import signal
 import socket
+from collections.abc import Callable
 
 import uvicorn
+from fastapi import FastAPI
 
 from insitu.archive.blobs import blob_store
 from insitu.archive.store import Archive
 from insitu.database import Database
-from insitu.errors import Unavailable
+from insitu.errors import InsituError, Unavailable
 from insitu.settings import HostPort, Settings, load
 from insitu_services.logs import log_to_stderr
 
@@ -24,7 +26,8 @@ logger = logging.getLogger("insitu.api")
 
 CONNECTIONS = 16
 GARBAGE = 20_000  # new objects that call for a look at the youngest; a page of a search makes some ten thousand
-GRACE = 2  # seconds that open answers get when the process is asked to end; streams of events never end by themselves
+GRACE = 2  # seconds that open answers get when the process is asked to end
+GRACE_IN_CLUSTER = 20  # there another replica has taken over, and nobody waits for this one
 
 
 def listen(address: HostPort) -> socket.socket:
@@ -52,10 +55,10 @@ def listen(address: HostPort) -> socket.socket:
     return listener
 
 
-def server(context: Context) -> uvicorn.Server:
+def server(context: Context, application: Callable[[Context], FastAPI] = create_app) -> uvicorn.Server:
     """The HTTP server over `context`: no access log with queries, no trust in proxy headers, ends within seconds."""
     config = uvicorn.Config(
-        create_app(context),
+        application(context),
         loop="uvloop",
         http=Protocol,
         ws="none",
@@ -65,7 +68,7 @@ def server(context: Context) -> uvicorn.Server:
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=GRACE_IN_CLUSTER if context.settings.in_cluster else GRACE,
     )
     return uvicorn.Server(config)
 
@@ -77,9 +80,9 @@ def _spare_the_collector() -> None:
     gc.set_threshold(GARBAGE, 10, 10)
 
 
-def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    listener = listen(settings.http)
+def run(settings: Settings, address: HostPort, application: Callable[[Context], FastAPI] = create_app) -> None:
+    """Serve an application on HOST:PORT until SIGTERM or SIGINT."""
+    listener = listen(address)
     database = Database(
         settings.database_dsn("api"), minimum=2, maximum=CONNECTIONS,
         patience=settings.database_patience, statement_seconds=settings.database_patience,
@@ -89,7 +92,7 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     logger.info("listening on %s:%d", *listener.getsockname()[:2])
-    served = server(Context(settings=settings, database=database, archive=archive))
+    served = server(Context(settings=settings, database=database, archive=archive), application)
     _spare_the_collector()
     try:
         served.run(sockets=[listener])
@@ -99,14 +102,20 @@ def run(settings: Settings) -> None:
         listener.close()
 
 
-def main() -> None:
-    """Entry point."""
-    log_to_stderr("api")
+def begin(name: str) -> Settings:
+    """Log as the process `name`; the settings."""
+    log_to_stderr(name)
     # its INFO lines tell of every start and stop; its errors come with our own
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    return load()
+
+
+def main() -> None:
+    """Entry point."""
     try:
-        run(load())
-    except Unavailable as error:
+        settings = begin("api")
+        run(settings, settings.http)
+    except InsituError as error:
         logger.error("%s", error)
         raise SystemExit(1) from None
 

@@ -1,7 +1,8 @@
-"""The FastAPI application: every router in one place."""
+"""The FastAPI applications, of the api and of the run gateway: every router in one place."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -44,20 +45,15 @@ LARGEST_STORE = 1 << 40  # bytes of one STOW-RS request; it is streamed to the d
 
 def create_app(context: Context) -> FastAPI:
     """The application over `context`. Routers are listed here and nowhere else."""
-    app = FastAPI(title="Insitu", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.context = context
-    app.state.metrics = CollectorRegistry()
-    app.state.health = Health(context.settings, context.database.dsn, lambda: context.database.silent_at)
-    app.state.metrics.register(health.ComponentMetrics(app.state.health))
-    problems.install(app)
-    limits = {
-        "/dicom-web/": LARGEST_STORE,
-        "/gateway/": context.settings.result_bytes,
-        "/api/v1/algorithms": LARGEST_PACKAGE,
-    }
-    app.add_middleware(Head, begin="/dicom-web")  # the first is the innermost
-    protection.install(app, context, limits)
-    app.add_middleware(Observation, registry=app.state.metrics)
+    app = _framework(
+        context,
+        "Insitu",
+        {
+            "/dicom-web/": LARGEST_STORE,
+            "/gateway/": context.settings.result_bytes,
+            "/api/v1/algorithms": LARGEST_PACKAGE,
+        },
+    )
     app.include_router(dicomweb)  # first: routes are tried in their order, and these are asked for most
     for module in (
         health, login, accounts, projects, audit, series, runs, rules, engine, viewer, algorithms, gateway, quarantine,
@@ -71,4 +67,26 @@ def create_app(context: Context) -> FastAPI:
         document: dict[str, Any] = request.app.openapi()
         return document
 
+    return app
+
+
+def create_gateway(context: Context) -> FastAPI:
+    """The run gateway alone: what the steps of a run reach, and nothing else of the platform."""
+    app = _framework(context, "Insitu run gateway", {"/gateway/": context.settings.result_bytes})
+    app.include_router(health.probes)
+    app.include_router(gateway.router)
+    return app
+
+
+def _framework(context: Context, title: str, limits: Mapping[str, int]) -> FastAPI:
+    """An application without routes: its context, its health and metrics, and what protects it."""
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.context = context
+    app.state.metrics = CollectorRegistry()
+    app.state.health = Health(context.settings, context.database.dsn, lambda: context.database.silent_at)
+    app.state.metrics.register(health.ComponentMetrics(app.state.health))
+    problems.install(app)
+    app.add_middleware(Head, begin="/dicom-web")  # the first is the innermost
+    protection.install(app, context, limits)
+    app.add_middleware(Observation, registry=app.state.metrics)
     return app

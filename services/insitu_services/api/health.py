@@ -22,6 +22,7 @@ from insitu.projects.permissions import Action, Principal, authorize
 from .access import requires
 from .problems import RETRY_AFTER
 
+probes = APIRouter(tags=["health"])
 router = APIRouter(tags=["health"])
 StatusReader = Annotated[Principal, Depends(requires(Action.PLATFORM_STATUS))]
 
@@ -30,13 +31,13 @@ _ASKING = ThreadPoolExecutor(1, thread_name_prefix="health")
 VALUES = {"ok": 1.0, "degraded": 0.5, "away": 0.0}
 
 
-@router.get("/healthz")
+@probes.get("/healthz")
 async def healthz() -> dict[str, str]:
     """This process answers."""
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@probes.get("/readyz")
 async def readyz(request: Request, response: Response) -> dict[str, Any]:
     """Every component in a sentence; 503 where objects cannot be stored. Never waits longer than some seconds."""
     health: Health = request.app.state.health
@@ -46,6 +47,9 @@ async def readyz(request: Request, response: Response) -> dict[str, Any]:
         response.status_code = 503
         response.headers["Retry-After"] = RETRY_AFTER
     return {"status": status, "components": {name: asdict(component) for name, component in components.items()}}
+
+
+router.include_router(probes)
 
 
 @router.get("/metrics")

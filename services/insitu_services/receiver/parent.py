@@ -7,6 +7,7 @@ comes, the earlier ones end when their associations have ended.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from insitu_services.dicom_tls import server_context
 
 from .limit import WORKERS, Counts, Limit
 from .negotiation import networks
-from .worker import REPLACED, Worker
+from .worker import HURRIED_SECONDS, REPLACED, Worker
 
 logger = logging.getLogger("insitu.receiver")
 
@@ -33,10 +34,13 @@ SHORTEST_PAUSE, LONGEST_PAUSE = (
     10.0,
 )  # seconds before a worker that died is replaced; doubled while they keep dying
 STEADY = 30.0  # seconds after which a worker counts as healthy
-STOP_SECONDS = 3.7  # longer than a worker takes to drain, shorter than the supervisor's patience
+END_SECONDS = (
+    1.2  # more than a worker takes to end after its associations; with those less than the supervisor's patience
+)
 BEGIN_SECONDS = 60.0  # until a new worker accepts; until then none is taken away
 PORTS = ("dicom", "dicom_tls")  # the settings that name an address
 INHERIT = "--inherit"
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
 def listen(address: str) -> socket.socket:
@@ -108,7 +112,7 @@ class Parent:
     def run(self) -> None:
         """Work until SIGTERM or SIGINT; every worker has ended when this returns."""
         # Blocked and waited for, so that none is lost between two looks; the workers unblock them.
-        watched = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP}
+        watched = STOP_SIGNALS | {signal.SIGCHLD, signal.SIGHUP}
         signal.pthread_sigmask(signal.SIG_BLOCK, watched)
         replacing = bool(self._outdated)
         for _ in range(self._settings.receiver_processes):
@@ -236,20 +240,29 @@ class Parent:
             self._pause = SHORTEST_PAUSE if lasted > STEADY else min(LONGEST_PAUSE, 2 * self._pause)
 
     def _stop(self) -> None:
+        """Close the ports and let the workers end; a second request makes them hurry."""
         for listener in self._listeners.values():
             listener.close()
         left = {*self._workers, *self._outdated, *self._leaving}
-        for pid in left:
-            os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS
+        logger.info("ending", extra={"fields": {"associations": self._counts.total()}})
+        _signal(left, signal.SIGTERM)
+        deadline = time.monotonic() + self._settings.seconds_to_stop + END_SECONDS
         while left and time.monotonic() < deadline:
             pid, _ = os.waitpid(-1, os.WNOHANG)
             if pid:
                 left.discard(pid)
-            else:
-                time.sleep(0.02)
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
+            elif (
+                again := signal.sigtimedwait(STOP_SIGNALS | {signal.SIGCHLD}, 0.2)
+            ) and again.si_signo in STOP_SIGNALS:
+                _signal(left, signal.SIGTERM)
+                deadline = min(deadline, time.monotonic() + HURRIED_SECONDS + END_SECONDS)
+        _signal(left, signal.SIGKILL)
+
+
+def _signal(workers: set[int], number: int) -> None:
+    for pid in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def check(settings: Settings) -> None:

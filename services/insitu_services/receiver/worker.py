@@ -34,7 +34,7 @@ MOST_REFUSALS = 250  # of one process that are under way; beyond them a connecti
 REPLACED = signal.SIGUSR1  # another worker takes what comes
 STOP, LEAVE = b"s", b"l"
 END_SECONDS = 0.7  # for those that were aborted, all together
-DRAIN_SECONDS = 2.5  # for open associations when the process is asked to stop
+HURRIED_SECONDS = 2.5  # for open associations where it is asked to stop again, or the parent is gone
 
 
 class Worker:
@@ -70,7 +70,7 @@ class Worker:
     def run(self, accepting: Callable[[], object] = lambda: None) -> None:
         """Accept until a signal comes or the parent is gone; then let open associations end.
 
-        SIGTERM and SIGINT give them a moment, `REPLACED` as long as `drain_seconds` says.
+        SIGTERM and SIGINT give them as long as `stop_seconds` says, a second one only a moment; `REPLACED` as `drain_seconds` says.
 
         Parameters
         ----------
@@ -97,9 +97,10 @@ class Worker:
                     self._accept(listener, secure=name == "dicom_tls")
         for listener in self._listeners.values():
             listener.close()  # who comes now is served by another worker, or refused at once where there is none
-        seconds = DRAIN_SECONDS
-        if self._parent not in ready and os.read(self._wake_reader, 1) == LEAVE:
-            seconds = self._settings.drain_seconds
+        seconds = HURRIED_SECONDS
+        if self._parent not in ready:
+            leave = os.read(self._wake_reader, 1) == LEAVE
+            seconds = self._settings.drain_seconds if leave else self._settings.seconds_to_stop
         self._drain(seconds)
         self._archive.close()
         self._database.close()
@@ -185,14 +186,15 @@ class Worker:
     def _drain(self, seconds: float) -> None:
         """Let open associations end for a while, a shorter one where a stop comes or the parent goes meanwhile."""
         deadline = time.monotonic() + seconds
-        hurried = seconds == DRAIN_SECONDS
+        hurried = seconds <= HURRIED_SECONDS
         while self._open and time.monotonic() < deadline:
-            ready: list[int] = select.select([self._parent, self._wake_reader], [], [], 0 if hurried else 0.2)[0]
             if hurried:
                 time.sleep(0.02)
-            elif self._parent in ready or (ready and os.read(self._wake_reader, 1) == STOP):
+                continue
+            ready: list[int] = select.select([self._parent, self._wake_reader], [], [], 0.2)[0]
+            if self._parent in ready or (ready and os.read(self._wake_reader, 1) == STOP):
                 hurried = True
-                deadline = min(deadline, time.monotonic() + DRAIN_SECONDS)
+                deadline = min(deadline, time.monotonic() + HURRIED_SECONDS)
         with self._lock:
             left = dict(self._open)
         for association in left:

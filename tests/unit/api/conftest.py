@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import pydicom
 import pytest
 import yaml
+from fastapi import FastAPI
 from psycopg.types.json import Jsonb
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -35,6 +37,7 @@ from insitu.runs import executions, preparation
 from insitu.runs.identity import RunInput
 from insitu.settings import Settings
 from insitu_services.api.__main__ import listen, server
+from insitu_services.api.app import create_app, create_gateway
 from insitu_services.api.context import Context
 
 PATIENCE = 60  # seconds a loaded machine may take
@@ -109,6 +112,25 @@ def new_file() -> Callable[..., bytes]:
     return lambda **attributes: encoded(image(**attributes))
 
 
+@contextmanager
+def served(context: Context, application: Callable[[Context], FastAPI] = create_app) -> Iterator[str]:
+    """Serve an application on a port of its own; its URL."""
+    listener = listen("127.0.0.1:0")
+    serving = server(context, application)
+    thread = threading.Thread(target=serving.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + PATIENCE
+    while not serving.started and thread.is_alive():
+        assert time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        serving.should_exit = True
+        thread.join(PATIENCE)
+        listener.close()
+
+
 @pytest.fixture
 def house(database: Database, tmp_path: Path) -> Iterator[House]:
     """A server with the projects inbox, alpha and beta, and nothing else."""
@@ -121,19 +143,8 @@ def house(database: Database, tmp_path: Path) -> Iterator[House]:
     with database.transaction() as connection:
         for name in ("inbox", "alpha", "beta"):
             projects.create(connection, name)
-    listener = listen(settings.http)
-    serving = server(house.context)
-    thread = threading.Thread(target=serving.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + PATIENCE
-    while not serving.started and thread.is_alive():
-        assert time.monotonic() < deadline, "the server did not start"
-        time.sleep(0.02)
-    house.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    yield house
-    serving.should_exit = True
-    thread.join(PATIENCE)
-    listener.close()
+    with served(house.context) as house.url:
+        yield house
     archive.close()
 
 
@@ -198,3 +209,10 @@ def furnished(house: House) -> House:
             preparation.specification(connection, context.settings, row)
         executions.save_log(connection, house.executions["alpha"], "algorithm", "log of Geheim^Anna")
     return house
+
+
+@pytest.fixture
+def gateway_url(house: House) -> Iterator[str]:
+    """URL of the run gateway as a process of its own, over the same database and archive."""
+    with served(house.context, create_gateway) as url:
+        yield url

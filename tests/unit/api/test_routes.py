@@ -22,7 +22,7 @@ from insitu.nodes.registry import Node
 from insitu.projects.permissions import Action
 from insitu.runs.preparation import step_token
 from insitu_services.api.access import current_principal
-from insitu_services.api.app import create_app
+from insitu_services.api.app import create_app, create_gateway
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 OPEN = {
@@ -345,3 +345,61 @@ def test_the_token_of_a_step_opens_another_door(
                 if answer.status_code != 403 or any(secret in answer.text for secret in SECRETS):
                     wrong.append(f"{door} for {who}: {answer.status_code}")
     assert wrong == []
+
+
+PROBES = {("GET", "/healthz"), ("GET", "/readyz")}
+
+
+def test_the_run_gateway_serves_something_else_of_the_platform(
+    furnished: Any, people: dict[str, str], visit: Callable[..., httpx.Response], gateway_url: str
+) -> None:
+    of_the_api = list(doors(create_app(furnished.context)))
+    own = {(door.method, door.path) for door in of_the_api if door.path.startswith("/gateway/")} | PROBES
+    assert {(door.method, door.path) for door in doors(create_gateway(furnished.context))} == own
+    before = everything(furnished)
+    wrong = []
+    admin = {"Authorization": f"Bearer {people['admin']}"}
+    with httpx.Client(base_url=gateway_url, headers=admin, timeout=60, trust_env=False) as client:
+        for door in of_the_api:
+            if (door.method, door.path) not in own:
+                status = visit(client, door).status_code
+                if status != 404:
+                    wrong.append(f"{door}: {status}")
+    assert wrong == []
+    assert everything(furnished) == before
+
+
+def test_the_run_gateway_answers_a_stranger_or_another_execution(
+    furnished: Any, people: dict[str, str], visit: Callable[..., httpx.Response], gateway_url: str
+) -> None:
+    settings = furnished.context.settings
+    alpha, beta = furnished.executions["alpha"], furnished.executions["beta"]
+    callers = {
+        "nobody": ("", 401),
+        "an invented token": ("insitu_step_invented", 401),
+        "the admin": (people["admin"], 403),
+        "a lead": (people["alpha-lead"], 403),
+        "the engine": ((settings.secrets / "engine-token").read_text(), 403),
+        "fetch of beta": (step_token(settings, beta, "fetch"), 403),
+        "publish of beta": (step_token(settings, beta, "publish"), 403),
+    }
+    before = everything(furnished)
+    wrong = []
+    for who, (token, expected) in callers.items():
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        with httpx.Client(base_url=gateway_url, headers=headers, timeout=60, trust_env=False) as client:
+            for door in doors(create_gateway(furnished.context)):
+                if (door.method, door.path) not in PROBES:
+                    answer = visit(client, door)
+                    if answer.status_code != expected or any(secret in answer.text for secret in SECRETS):
+                        wrong.append(f"{door} for {who}: {answer.status_code}")
+    assert wrong == []
+    assert everything(furnished) == before
+    # The walk proves nothing if nobody gets in.
+    with httpx.Client(base_url=gateway_url, timeout=60, trust_env=False) as client:
+        fetch = {"Authorization": f"Bearer {step_token(settings, alpha, 'fetch')}"}
+        answer = client.get(f"/gateway/v1/executions/{alpha}/manifest", headers=fetch)
+        assert answer.json()["execution"] == alpha
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        too_large = client.post(f"/gateway/v1/executions/{alpha}/stage", content=bytes(70_000))
+        assert too_large.status_code == 401, "a stranger's body is read"
