@@ -175,7 +175,7 @@ def test_results_that_fail_their_check_are_kept_aside_with_the_reason(
     assert outcome.reason is not None
     assert job.gateway.posts == 0
     if job.specification.algorithm.image is not None:
-        assert "SegmentedPropertyTypeCodeSequence" in launcher.log(job.name, "publish"), "the log says what is wrong"
+        assert "CodeValue" in launcher.log(job.name, "publish"), "the log says what is wrong"
         return  # a pod keeps nothing; its log does
     assert "kept aside" in outcome.reason
     launcher.remove(job.name)
