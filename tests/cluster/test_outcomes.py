@@ -18,7 +18,7 @@ from .launching import Ground
 
 __all__ = ["make_job", "phantom"]
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("place")]
 MakeJob = Callable[..., Job]
 
 
@@ -120,7 +120,7 @@ def test_what_the_cluster_has_no_room_for_is_named(
     ground: Ground, make_job: MakeJob, limits: dict[str, int], lacking: str
 ) -> None:
     outcome = carried_out(ground, make_job("well", **limits).specification, unschedulable_seconds=3.0)
-    told(outcome, "unschedulable", f"not enough {lacking}")
+    told(outcome, "unschedulable", "not enough", lacking)
 
 
 def test_a_used_up_quota_counts_as_no_room(ground: Ground, make_job: MakeJob) -> None:

@@ -24,7 +24,7 @@ from .test_outcomes import algorithm_runs, pod_of
 
 __all__ = ["make_job", "phantom"]
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("place")]
 MakeJob = Callable[..., Job]
 AWAY_SECONDS = 60.0
 
