@@ -29,7 +29,16 @@ a folder in memory; so only that container sees the secrets it is made of.
 {{- define "insitu.airflow.waiting" -}}
 - name: wait-for-migration
   {{- include "insitu.container.airflow" . | nindent 2 }}
-  command: [python, -m, airflow, db, check-migrations, --migration-wait-timeout, {{ .Values.preparation.patienceSeconds | quote }}]
+  command:
+    - python
+    - -c
+    - |
+      {{- .Files.Get "files/airflow_after_database.py" | nindent 6 }}
+    - --schema
+    - db
+    - check-migrations
+    - --migration-wait-timeout
+    - {{ .Values.preparation.patienceSeconds | quote }}
   env:
     {{- include "insitu.airflow.environment" . | nindent 4 }}
   resources:
