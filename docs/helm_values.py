@@ -22,7 +22,8 @@ CHART = Path(__file__).parents[1] / "charts" / "insitu"
 CHART_SETTINGS = frozenset(
     {
         "home", "http", "dicom", "dicom_tls", "tls_certificate", "tls_key", "tls_client_ca", "tls_client_certificates", "tls_ca",
-        "drain_seconds", "stop_seconds", "object_store", "object_store_region", "object_store_ca", "database_host", "database_port", "database_name",
+        "drain_seconds", "stop_seconds",
+        "object_store", "object_store_region", "object_store_ca", "database_host", "database_port", "database_name",
         "database_sslmode", "database_ca", "airflow_http", "airflow_python", "airflow_url", "gateway_url", "gateway_http", "gateway",
         "launcher", "algorithm_images", "kubernetes",
     }
