@@ -116,9 +116,6 @@ def command(program: str, name: str) -> list[str]:
         "buildah": ["buildah", "build", "--layers", "--timestamp", epoch()],
     }[program]
     line = [*line, "--network", "host", "--file", str(dockerfile), "--tag", reference(name)]
-    ignored = ROOT / ".dockerignore"
-    if program != "docker" and context == ROOT:
-        line += ["--ignorefile", str(ignored)]
     arguments = {"VERSION": version(), "REVISION": revision(), "SOURCE": os.environ.get("SOURCE", "")}
     for argument in ("BASE_IMAGE", "GO_IMAGE"):
         if os.environ.get(argument) and f"ARG {argument}" in dockerfile.read_text(encoding="utf-8"):

@@ -18,7 +18,6 @@ from py_compile import PycInvalidationMode
 
 # Packages whose folders of this name are their own tests and data of tests; what imports one of them is no running service.
 TESTS = {"tests", "test", "SelfTest"}
-NOT_TESTS = {"numpy/_core/tests"}
 TAG = str(sysconfig.get_config_var("SOABI"))
 # What compilers need, and what an editor needs.
 SUFFIXES = {".pyi", ".pyx", ".pxd", ".h", ".hpp", ".c", ".cpp", ".a", ".lib"}
@@ -27,9 +26,7 @@ SUFFIXES = {".pyi", ".pyx", ".pxd", ".h", ".hpp", ".c", ".cpp", ".a", ".lib"}
 def remove_unused(packages: Path) -> None:
     """Remove tests, sources of compiled modules and bytecode of other interpreters."""
     for folder in sorted((path for path in packages.rglob("*") if path.is_dir()), reverse=True):
-        relative = folder.relative_to(packages)
-        is_test = folder.name in TESTS and len(relative.parts) > 1 and relative.as_posix() not in NOT_TESTS
-        if folder.name == "__pycache__" or is_test:
+        if folder.name == "__pycache__" or (folder.name in TESTS and folder.parent != packages):
             shutil.rmtree(folder)
     for path in packages.rglob("*"):
         if path.is_file() and path.suffix in SUFFIXES:

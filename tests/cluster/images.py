@@ -174,6 +174,21 @@ def store(*line: str) -> str:
     return outcome.stdout
 
 
+@contextmanager
+def contents(reference: str) -> Iterator[Path]:
+    """The files of an image of the tests' store, as a folder of this machine that must not be changed."""
+    container = store("buildah", "from", "--pull-never", f"localhost/{reference}").strip()
+    try:
+        yield Path(store("buildah", "mount", container).strip())
+    finally:
+        store("buildah", "rm", container)
+
+
+def inspect(reference: str) -> dict[str, Any]:
+    """The configuration of an image of the tests' store, as the OCI image specification has it."""
+    return dict(json.loads(store("skopeo", "inspect", "--config", f"containers-storage:localhost/{reference}")))
+
+
 def _made(kind: str) -> str:
     name = f"localhost/insitu-tests-{kind}:{hashlib.sha256(BASE_SCRIPT.read_bytes()).hexdigest()[:12]}"
     if name not in store("buildah", "images", "--format", "{{.Name}}:{{.Tag}}").split():
