@@ -196,6 +196,15 @@ def test_an_unusable_series_fails_before_the_algorithm_starts(
     assert "not evenly spaced" in outcome.reason
 
 
+def test_a_series_without_images_is_told(launcher: Launcher, make_job: MakeJob) -> None:
+    job = make_job("well", paths=[])
+    launcher.launch(job.specification)
+    outcome = outcome_of(launcher, job)
+    assert outcome.failure == "input-unusable"
+    assert outcome.reason is not None
+    assert "has no images" in outcome.reason
+
+
 def test_a_removed_job_leaves_nothing(launcher: Launcher, make_job: MakeJob) -> None:
     job = make_job("exit_1")
     launcher.launch(job.specification)
