@@ -14,12 +14,12 @@ from psycopg.types.json import Jsonb
 
 from insitu.database import Connection, Row
 from insitu.errors import Conflict, Invalid, NotFound
-from insitu.settings import Settings
+from insitu.settings import IMAGE, Settings
 
 from . import manifest as manifests
 from . import package as packages
 
-COLUMNS = "digest, name, version, manifest, location, trusted, enabled, installed_at, installed_by"
+COLUMNS = "digest, name, version, manifest, location, image, trusted, enabled, installed_at, installed_by"
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Installed:
     version: str
     manifest: dict[str, Any]
     location: Path
+    image: str | None
     trusted: bool
     enabled: bool
     installed_at: datetime
@@ -42,9 +43,17 @@ def _of(row: Row) -> Installed:
 
 
 def install(
-    connection: Connection, settings: Settings, folder: Path, installed_by: str, *, trusted: bool = False
+    connection: Connection,
+    settings: Settings,
+    folder: Path,
+    installed_by: str,
+    *,
+    trusted: bool = False,
+    image: str | None = None,
 ) -> Installed:
     """Install the package in `folder`: a copy in the home, its environment, a row. The same package again is a no-op.
+
+    In a cluster its image takes the place of copy and environment.
 
     Parameters
     ----------
@@ -56,29 +65,42 @@ def install(
         As it stands in the audit trail.
     trusted : bool
         Shipped with the platform: runs also where it cannot be isolated.
+    image : str, optional
+        Image that was built from the package, by digest. The same package with another image, built anew, is run in that from now on.
 
     Raises
     ------
     Invalid
-        The package has mistakes or its environment cannot be built.
+        The package has mistakes or its environment cannot be built; the image is not named by digest, or missing where one is needed.
     Conflict
         Another package of this name and version is installed.
     """
     manifest = packages.check(folder)
     digest = packages.digest(folder)
     location = settings.home / "algorithms" / manifest.name / digest.removeprefix("sha256:")
-    location.parent.mkdir(parents=True, exist_ok=True)
-    packages.copy(folder, location)
-    packages.ensure_environment(settings, location, manifest)
+    if image is not None:
+        check_image(image)
+    if settings.in_cluster:
+        if image is None:
+            raise Invalid(
+                "A cluster runs an algorithm by its image, and none is named",
+                value=f"{manifest.name}@{manifest.version}",
+                remedy="Build it from the package's Dockerfile, push it, and name it: --image REGISTRY/NAME@sha256:DIGEST",
+            )
+    else:
+        location.parent.mkdir(parents=True, exist_ok=True)
+        packages.copy(folder, location)
+        packages.ensure_environment(settings, location, manifest)
     connection.execute(
-        "INSERT INTO algorithm (digest, name, version, manifest, location, trusted, installed_by)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+        "INSERT INTO algorithm (digest, name, version, manifest, location, image, trusted, installed_by)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
         (
             digest,
             manifest.name,
             manifest.version,
             Jsonb(manifests.dump(manifest)),
             str(location),
+            image,
             trusted,
             installed_by,
         ),
@@ -95,9 +117,28 @@ def install(
         )
     if trusted and not row["trusted"]:
         connection.execute("UPDATE algorithm SET trusted = true WHERE digest = %s", (digest,))
+    if image is not None and row["image"] != image:
+        connection.execute("UPDATE algorithm SET image = %s WHERE digest = %s", (image, digest))
     if row["location"] != str(location):  # the home was moved
         connection.execute("UPDATE algorithm SET location = %s WHERE digest = %s", (str(location), digest))
     return find(connection, f"{manifest.name}@{manifest.version}")
+
+
+def check_image(image: str) -> None:
+    """Return if an image is named by its digest.
+
+    Raises
+    ------
+    Invalid
+        It is not.
+    """
+    if not IMAGE.fullmatch(image):
+        raise Invalid(
+            "An image is named by its digest",
+            value=image,
+            why="a tag may name another image tomorrow, and results must stay traceable to what computed them",
+            remedy="Give it as REGISTRY/NAME@sha256:DIGEST, as the push of the image printed it",
+        )
 
 
 def listed(connection: Connection) -> list[Installed]:

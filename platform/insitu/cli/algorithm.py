@@ -35,13 +35,25 @@ def validate(package: Package, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def install(package: Package, as_json: AsJson = False) -> None:
+def install(
+    package: Package,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            "--image", help="Image built from the package, by digest; a cluster needs one.", metavar="REF@sha256:..."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Install a package on the running platform."""
     from insitu.algorithms import package as packages
+    from insitu.algorithms import registry
 
     from .client import call
 
     packages.check(package)
+    if image is not None:
+        registry.check_image(image)
     with tempfile.TemporaryFile() as archive:
         packages.pack(package, archive)
         archive.seek(0)
@@ -50,6 +62,7 @@ def install(package: Package, as_json: AsJson = False) -> None:
                 "POST",
                 "/api/v1/algorithms",
                 files={"package": ("package.tar", archive, "application/x-tar")},
+                data={"image": image} if image else {},
                 timeout=INSTALL_SECONDS,
             )
     typer.echo(json.dumps(answer) if as_json else f"Installed {answer['name']} {answer['version']}: {answer['digest']}")

@@ -98,7 +98,7 @@ def get(connection: Connection, execution: str, *, lock: bool = False) -> Row:
     """
     row = connection.execute(
         "SELECT e.*, r.project, r.inputs, r.parameters, r.publish_version, r.algorithm AS algorithm_digest,"
-        " a.name AS algorithm, a.version AS algorithm_version, a.manifest, a.location, a.trusted"
+        " a.name AS algorithm, a.version AS algorithm_version, a.manifest, a.location, a.image, a.trusted"
         " FROM execution e JOIN run r ON r.identity = e.run JOIN algorithm a ON a.digest = r.algorithm"
         " WHERE e.id = %s" + (" FOR UPDATE OF e" if lock else ""),
         (execution,),
@@ -115,7 +115,15 @@ def history(connection: Connection, execution: str) -> list[Row]:
     ).fetchall()
 
 
-def advance(connection: Connection, execution: str, state: str, *, allowed: tuple[str, ...], stage: str) -> bool:
+def advance(
+    connection: Connection,
+    execution: str,
+    state: str,
+    *,
+    allowed: tuple[str, ...],
+    stage: str,
+    detail: dict[str, Any] | None = None,
+) -> bool:
     """Move an execution to `state` if it is in one of `allowed`; False, and nothing changed, if it is not."""
     moved = connection.execute(
         "UPDATE execution SET state = %s, heartbeat_at = now(),"
@@ -124,7 +132,7 @@ def advance(connection: Connection, execution: str, state: str, *, allowed: tupl
         (state, state, execution, list(allowed)),
     )
     if moved.rowcount:
-        record(connection, execution, stage)
+        record(connection, execution, stage, detail)
     return bool(moved.rowcount)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from insitu.algorithms import manifest as manifests
 from insitu.algorithms.package import environment_folder
 from insitu.database import Connection, Row
-from insitu.errors import Conflict, Unavailable
+from insitu.errors import Conflict, Invalid, Unavailable
 from insitu.settings import Settings
 
 from .executions import ACTIVE, advance, finish, get, record, save_log
@@ -50,11 +50,20 @@ def specification(connection: Connection, settings: Settings, row: Row) -> JobSp
     ------
     Conflict
         The execution has ended.
+    Invalid
+        The algorithm has no image, and this is a cluster.
     """
     execution = row["id"]
     if row["state"] not in ACTIVE:
         raise Conflict("This execution has ended", value=execution, why=f"its state is {row['state']}")
     manifest = manifests.validate(row["manifest"], "the installed manifest")
+    image = row["image"] if settings.in_cluster else None
+    if settings.in_cluster and image is None:
+        raise Invalid(
+            "This algorithm has no image, by which a cluster runs it",
+            value=f"{row['algorithm']}@{row['algorithm_version']}",
+            remedy="Install its package again, with one: insitu algorithm install PACKAGE --image REGISTRY/NAME@sha256:DIGEST",
+        )
     tokens = {step: step_token(settings, execution, step) for step in ("fetch", "publish")}
     for step, token in tokens.items():
         connection.execute(
@@ -68,7 +77,10 @@ def specification(connection: Connection, settings: Settings, row: Row) -> JobSp
                 manifest.resources.seconds + TOKEN_EXTRA_SECONDS,
             ),
         )
-    if not advance(connection, execution, "running", allowed=("requested", "submitted"), stage="prepared"):
+    detail = None if image is None else {"image": image}  # which may be another for the next run of the same package
+    if not advance(
+        connection, execution, "running", allowed=("requested", "submitted"), stage="prepared", detail=detail
+    ):
         record(connection, execution, "attached")
     return JobSpecification(
         name=job_name(execution),
@@ -82,9 +94,9 @@ def specification(connection: Connection, settings: Settings, row: Row) -> JobSp
             digest=row["algorithm_digest"],
             location=Path(row["location"]),
             entrypoint=manifest.entrypoint,
-            environment=environment_folder(settings, Path(row["location"]), manifest),
+            environment=None if image else environment_folder(settings, Path(row["location"]), manifest),
             trusted=row["trusted"],
-            image=row.get("image"),
+            image=image,
         ),
         limits=Limits(
             seconds=manifest.resources.seconds,

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, File, UploadFile
+from fastapi import APIRouter, Depends, File, Form, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from insitu.algorithms import package as packages
@@ -40,6 +40,7 @@ def described(installed: Installed) -> dict[str, Any]:
         "name": installed.name,
         "version": installed.version,
         "digest": installed.digest,
+        "image": installed.image,
         "title": installed.manifest["title"],
         "intended_use": installed.manifest["intended_use"],
         "not_for": installed.manifest["not_for"],
@@ -72,6 +73,9 @@ def install(
     principal: Installer,
     context: Ctx,
     package: Annotated[UploadFile, File(description="The package's folder as a tar archive")],
+    image: Annotated[
+        str | None, Form(description="Image built from the package, REF@sha256:...; a cluster needs one")
+    ] = None,
 ) -> dict[str, Any]:
     """Install a package. The same package again is a no-op; another one under the same version is refused."""
     authorize(principal, Action.ALGORITHM_INSTALL, Resource(kind="algorithm"))
@@ -80,10 +84,10 @@ def install(
     with tempfile.TemporaryDirectory(prefix="package-", dir=incoming) as folder:
         packages.unpack(package.file, Path(folder))
         with context.database.transaction() as connection:
-            installed = registry.install(connection, context.settings, Path(folder), principal.name)
+            installed = registry.install(connection, context.settings, Path(folder), principal.name, image=image)
             trail.record(
                 connection, principal.name, "algorithm-install", "algorithm", installed.name,
-                detail={"version": installed.version, "digest": installed.digest},
+                detail={"version": installed.version, "digest": installed.digest, "image": installed.image},
             )  # fmt: skip
     return described(installed)
 

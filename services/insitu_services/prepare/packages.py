@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from insitu.algorithms import manifest as manifests
 from insitu.algorithms import registry
 from insitu.audit import trail
 from insitu.database import Database
@@ -22,6 +23,12 @@ def folder() -> Path:
     return Path(__file__).resolve().parents[3] / "extensions"
 
 
+def _image(settings: Settings, manifest: Path) -> str | None:
+    """The image that the settings name for a package: by the name in its manifest, or that of its folder."""
+    name = manifests.read(manifest.parent).name
+    return settings.algorithm_images.get(name) or settings.algorithm_images.get(manifest.parent.name)
+
+
 def install(settings: Settings, database: Database) -> dict[str, str]:
     """Install every one; why not, by the name of those that could not be. One keeps nothing else from working."""
     failed = {}
@@ -30,11 +37,13 @@ def install(settings: Settings, database: Database) -> dict[str, str]:
         try:
             with database.transaction() as connection:
                 known = {item.digest for item in registry.listed(connection)}
-                installed = registry.install(connection, settings, manifest.parent, "system", trusted=True)
+                installed = registry.install(
+                    connection, settings, manifest.parent, "system", trusted=True, image=_image(settings, manifest)
+                )
                 if installed.digest not in known:
                     trail.record(
                         connection, "system", "algorithm-install", "algorithm", installed.name,
-                        detail={"version": installed.version, "digest": installed.digest},
+                        detail={"version": installed.version, "digest": installed.digest, "image": installed.image},
                     )  # fmt: skip
         except InsituError as error:
             logger.warning("package %s is not installed: %s", name, error)

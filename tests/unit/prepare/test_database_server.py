@@ -11,7 +11,7 @@ import pytest
 
 from insitu.errors import Conflict
 from insitu_services.database_server import __main__ as starter
-from tests.unit.prepare.conftest import ServerProcess
+from tests.tcp_database import ServerProcess
 
 
 def superuser(server: ServerProcess, password: str | None = None) -> psycopg.Connection[tuple[object, ...]]:

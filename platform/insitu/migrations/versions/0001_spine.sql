@@ -464,7 +464,8 @@ CREATE TABLE algorithm (
     name          text NOT NULL,
     version       text NOT NULL,
     manifest      jsonb NOT NULL,
-    location      text NOT NULL,                         -- folder of the installed package
+    location      text NOT NULL,                         -- folder of the installed package, on one machine
+    image         text,                                  -- REF@sha256:..., which a cluster runs
     trusted       boolean NOT NULL DEFAULT false,        -- shipped with the platform
     enabled       boolean NOT NULL DEFAULT true,
     installed_at  timestamptz NOT NULL DEFAULT now(),
