@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ MAKE_SECONDS = 30.0  # for a Secret of an earlier Job of this name to vanish
 ACT_PATIENCE = 5.0  # seconds for a request while somebody waits for a sign of life
 TAIL_BYTES = 16_384  # end of the log that is always kept
 NO_POD_SECONDS = 2.0  # a Job without a pod for so long is asked for its events
+LOOK_SECONDS = 0.5  # a limit may be passed although nothing changes
 CONFLICTS = 10
 
 
@@ -179,6 +181,7 @@ class KubernetesLauncher:
         first_look = time.monotonic() + ACT_PATIENCE
         while True:
             with self._changed:
+                listed = followed.listed
                 job, pod = self._state(followed, name)
                 stages = outcome.records(pod)[followed.reported :]
                 followed.reported += len(stages)
@@ -191,17 +194,17 @@ class KubernetesLauncher:
                     self._unfollow(followed)
                     followed.ended = found
                     return found
-            elif followed.listed:
+            elif listed:
                 return self._vanished(followed, name)
             left = deadline - time.monotonic()
-            if not followed.listed:
+            if not listed:
                 self._raise_refusal(followed)
                 left = max(left, first_look - time.monotonic())  # a first answer is worth a moment, also with timeout 0
             if left <= 0:
                 return None
             with self._changed:
-                if self._state(followed, name) == (job, pod):
-                    self._changed.wait(min(left, self._next_look(job, pod)))
+                if (followed.listed, self._state(followed, name)) == (listed, (job, pod)):
+                    self._changed.wait(min(left, LOOK_SECONDS))
 
     def _state(self, followed: _Followed, name: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """The Job, and its pod as it was seen last; from under the condition."""
@@ -214,10 +217,6 @@ class KubernetesLauncher:
             if any(owner["uid"] == job["metadata"]["uid"] for owner in pod["metadata"].get("ownerReferences") or [])
         ]
         return job, mine[-1] if mine else None
-
-    def _next_look(self, job: dict[str, Any] | None, pod: dict[str, Any] | None) -> float:
-        """Seconds until a limit may be passed although nothing changes."""
-        return 0.5 if job is not None else 5.0
 
     def _look(
         self, followed: _Followed, name: str, job: dict[str, Any], pod: dict[str, Any] | None
@@ -422,12 +421,10 @@ class KubernetesLauncher:
             return
         if outcome.ended(job, self._pod(job), late=True) is None:
             raise Conflict("This job still runs", value=name, remedy="Cancel it first")
-        uid = job["metadata"]["uid"]
-        self._permitted(lambda: self._delete(name, uid))
-
-    def _delete(self, name: str, uid: str) -> dict[str, Any]:
-        self._api.delete(self._job_path(name), propagationPolicy="Background")
-        return {"uid": uid}
+        try:
+            self._api.delete(self._job_path(name), propagationPolicy="Background")
+        except ApiRefused as error:
+            raise _not_permitted(error) from error
 
     def _forget(self, name: str) -> None:
         self._refused.pop(name, None)
@@ -454,12 +451,11 @@ class KubernetesLauncher:
                 return dict(pod)
         return None
 
-    def _permitted(self, action: Any) -> dict[str, Any]:
+    def _permitted(self, action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         try:
-            answer: dict[str, Any] = action()
+            return action()
         except ApiRefused as error:
             raise _not_permitted(error) from error
-        return answer
 
     def _path(self, group: str, kind: str) -> str:
         return f"{group}/namespaces/{self._configuration.namespace}/{kind}"
