@@ -17,7 +17,7 @@ from insitu.processes import alive, start_ticks
 
 EVERY = 8.0  # seconds between two signs
 SILENCE = 30.0  # seconds without a sign after which a process counts as away
-FORGOTTEN = 3600.0  # seconds after which a process of another machine is no longer asked after
+FORGOTTEN = 600.0  # seconds after which a process of another machine is no longer asked after: a pod that was lost has no successor
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,14 @@ def sign(connection: Connection, process: str, **facts: float | None) -> None:
     for row in old:
         if row["forgotten"] or (row["host"] == host and not alive(row["pid"], row["ticks"])):
             connection.execute("DELETE FROM sign_of_life WHERE host = %s AND pid = %s", (row["host"], row["pid"]))
+
+
+def end(connection: Connection, process: str) -> None:
+    """Say that this process ends in order, so that nobody takes it for silent."""
+    connection.execute(
+        "DELETE FROM sign_of_life WHERE process = %s AND host = %s AND pid = %s",
+        (process, socket.gethostname(), os.getpid()),
+    )
 
 
 def signs(connection: Connection) -> list[Life]:

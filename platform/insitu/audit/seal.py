@@ -12,6 +12,7 @@ import json
 import os
 from datetime import UTC
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -60,6 +61,16 @@ class Anchor(BaseModel):
     hash: str
 
 
+class Keeper(Protocol):
+    """Keeps the anchor where no file lasts."""
+
+    def read(self) -> str | None:
+        """What was kept last; None where nothing was."""
+
+    def write(self, text: str) -> None:
+        """Keep a newer one; where it cannot be kept now, later."""
+
+
 def anchor_file(settings: Settings) -> Path:
     """Where the anchor of this installation is kept."""
     return settings.home / "audit-head"
@@ -79,15 +90,15 @@ def link(before: bytes, event: Row) -> bytes:
     return hashlib.sha256(before + canonical(event)).digest()
 
 
-def seal(connection: Connection, anchor: Path | None = None, limit: int = BATCH) -> int:
+def seal(connection: Connection, anchor: Path | Keeper | None = None, limit: int = BATCH) -> int:
     """Seal up to `limit` committed events; how many there were. Nothing where another sealer is at work.
 
     Parameters
     ----------
     connection : Connection
         Inside a transaction of its own.
-    anchor : Path, optional
-        File that gets the newest link of the transactions before this one.
+    anchor : Path or Keeper, optional
+        File, or keeper, that gets the newest link of the transactions before this one.
     """
     if not _only_sealer(connection):
         return 0
@@ -112,15 +123,15 @@ def seal(connection: Connection, anchor: Path | None = None, limit: int = BATCH)
     return len(rows)
 
 
-def verify(connection: Connection, anchor: Path | None = None) -> Verification:
+def verify(connection: Connection, anchor: Path | Keeper | None = None) -> Verification:
     """Check the whole chain against the events and, where there is one, against the anchor outside the database.
 
     Parameters
     ----------
     connection : Connection
         Inside a transaction.
-    anchor : Path, optional
-        File that `seal` keeps.
+    anchor : Path or Keeper, optional
+        The same as for `seal`.
     """
     try:
         expected = _read_anchor(anchor)
@@ -169,22 +180,31 @@ def _only_sealer(connection: Connection) -> bool:
     return bool(row and row["got"])
 
 
-def _read_anchor(file: Path | None) -> Anchor | None:
-    if file is None:
+def _read_anchor(kept: Path | Keeper | None) -> Anchor | None:
+    if kept is None:
         return None
     try:
-        return Anchor.model_validate_json(file.read_text())
+        text = kept.read_text() if isinstance(kept, Path) else kept.read()
+        return Anchor.model_validate_json(text) if text is not None else None
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
+        place = str(kept) if isinstance(kept, Path) else None
         raise Invalid(
-            "The anchor of the audit trail cannot be read", value=str(file), why=str(error).splitlines()[0]
+            "The anchor of the audit trail cannot be read", value=place, why=str(error).splitlines()[0]
         ) from error
 
 
-def _write_anchor(file: Path, anchor: Anchor) -> None:
+def _write_anchor(kept: Path | Keeper, anchor: Anchor) -> None:
     """Replace the anchor, whole or not at all, where it changed."""
     text = anchor.model_dump_json()
+    if isinstance(kept, Path):
+        _write_file(kept, text)
+    else:
+        kept.write(text)
+
+
+def _write_file(file: Path, text: str) -> None:
     try:
         if file.read_text() == text:
             return

@@ -12,6 +12,7 @@ from pydantic import AwareDatetime
 
 from insitu.audit import seal, trail
 from insitu.projects.permissions import Action, Principal, authorize
+from insitu_services.anchor import anchor
 
 from .access import requires
 from .context import Ctx
@@ -55,7 +56,7 @@ def verify(principal: Auditor, context: Ctx) -> dict[str, Any]:
     """Whether every event still is what was sealed, and none is missing."""
     authorize(principal, Action.AUDIT_READ)
     with context.database.transaction() as connection:
-        verification = seal.verify(connection, seal.anchor_file(context.settings))
+        verification = seal.verify(connection, anchor(context.settings, context.archive.blobs))
         trail.record(
             connection, principal.name, "verify", "audit", outcome="success" if verification.ok else "failure",
             detail={"sequence": verification.sequence},

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psycopg
 
@@ -21,7 +22,24 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY = 60.0  # seconds
 RETENTION_AFTER = 600.0  # seconds from the start to the first time
 RETENTION_EVERY = 86_400.0  # seconds
+RETENTION_LOCK, SCRUB_LOCK = 0x1A5D1A, 0x1A5D1B  # numbers of advisory locks
 RETENTION_PACE = 1.0  # seconds between two series, so that nobody notices
+
+
+@contextmanager
+def alone(dsn: str, number: int) -> Iterator[bool]:
+    """Whether this process may do for the length of the block what only one of several does at a time.
+
+    Parameters
+    ----------
+    dsn : str
+        libpq connection string; the right ends with the connection, and so with the process.
+    number : int
+        Of the advisory lock.
+    """
+    with psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
+        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone()
+        yield bool(row and row[0])
 
 
 class Care:
@@ -69,7 +87,12 @@ class Care:
             self.retain()
 
     def retain(self) -> None:
-        """Delete what is due by the rules of the retention, at a quiet pace."""
+        """Delete what is due by the rules of the retention, at a quiet pace; one dispatcher at a time."""
+        with alone(self._archive.database.dsn, RETENTION_LOCK) as mine:
+            if mine:
+                self._retain()
+
+    def _retain(self) -> None:
         archive = self._archive
         gone, stayed = retention.apply(archive, archive.settings.retention, self._stop, seconds_each=RETENTION_PACE)
         for verdict, why in stayed:
@@ -78,7 +101,12 @@ class Care:
             logger.info("retention: %d series, %d instances, %d bytes", gone.series, gone.instances, gone.bytes)
 
     def scrub(self) -> None:
-        """A round of the scrub, where one is due or was interrupted."""
+        """A round of the scrub, where one is due or was interrupted; one dispatcher at a time."""
+        with alone(self._archive.database.dsn, SCRUB_LOCK) as mine:
+            if mine:
+                self._scrub()
+
+    def _scrub(self) -> None:
         settings = self._archive.settings
         if not settings.scrub_days or not scrub.due(self._archive.database, settings.scrub_days):
             return

@@ -33,6 +33,7 @@ from insitu.runs.engine import Engine
 from insitu.runs.launch.specification import Launcher, job_names
 from insitu.runs.reconcile import Verdict, reconcile
 from insitu.settings import Settings
+from insitu_services.anchor import anchor
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -70,6 +71,8 @@ class Dispatcher:
         self._next: dict[str, float] = {}
         read, self._stop_writer = os.pipe()
         self._stop_reader = read
+        self._anchor = anchor(settings, blobs)
+        self._signed = False
         self.stopping = False
 
     def stop(self) -> None:
@@ -96,6 +99,12 @@ class Dispatcher:
                 listener = None
                 time.sleep(min(1.0, max(0.1, wait)))
         self._admitted.set()
+        if self._signed:  # else the database is away, and would be waited for
+            self._guarded("end of life", self._end)
+
+    def _end(self) -> None:
+        with self.database.transaction() as connection:
+            life.end(connection, "dispatcher")
 
     def _talk(self) -> None:
         while not self.stopping:
@@ -141,8 +150,10 @@ class Dispatcher:
             self._next[what] = time.monotonic() + seconds
 
     def _sign(self) -> None:
+        self._signed = False
         with self.database.transaction() as connection:
             life.sign(connection, "dispatcher", silent_at=self.database.silent_at)
+        self._signed = True
 
     def _absorb(self) -> int:
         with self.database.transaction() as connection:
@@ -218,7 +229,7 @@ class Dispatcher:
 
     def _seal(self) -> None:
         with self.database.transaction() as connection:
-            seal.seal(connection, seal.anchor_file(self.settings))
+            seal.seal(connection, self._anchor)
 
     def _until_deadline(self) -> float:
         with self.database.transaction() as connection:

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import psycopg
 
@@ -65,6 +66,8 @@ class Worker:
         self._refusals = threading.Semaphore(MOST_REFUSALS)
         self._open: dict[Association | Handshake, threading.Thread] = {}
         self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._signed = False
         self._wake_reader, self._wake_writer = os.pipe()
 
     def run(self, accepting: Callable[[], object] = lambda: None) -> None:
@@ -102,6 +105,10 @@ class Worker:
             leave = os.read(self._wake_reader, 1) == LEAVE
             seconds = self._settings.drain_seconds if leave else self._settings.seconds_to_stop
         self._drain(seconds)
+        self._ended.set()
+        if self._signed:  # else the database is away, and would be waited for
+            with suppress(InsituError, psycopg.OperationalError), self._database.transaction() as connection:
+                life.end(connection, "receiver")
         self._archive.close()
         self._database.close()
 
@@ -164,14 +171,16 @@ class Worker:
 
     def _renew(self) -> None:
         """Give signs of life, this process's and those of what is open: a lease lasts 30 s."""
-        while True:
+        while not self._ended.is_set():
             with self._lock:
                 associations = list(self._open)
             try:
+                self._signed = False
                 with self._database.transaction() as connection:
                     life.sign(
                         connection, "receiver", associations=len(associations), silent_at=self._database.silent_at
                     )
+                self._signed = True
             except (InsituError, psycopg.OperationalError) as error:
                 logger.warning("a sign of life could not be given: %s", str(error).strip())
             except Exception:  # without this thread the leases of all would end
@@ -181,7 +190,7 @@ class Worker:
                     association.renew()
                 except Exception:  # the others go on
                     logger.exception("a lease could not be renewed")
-            time.sleep(life.EVERY)
+            self._ended.wait(life.EVERY)
 
     def _drain(self, seconds: float) -> None:
         """Let open associations end for a while, a shorter one where a stop comes or the parent goes meanwhile."""

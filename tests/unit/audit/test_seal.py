@@ -10,8 +10,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from insitu.archive.blobs import FileBlobStore
 from insitu.audit import seal, trail
 from insitu.database import Connection, Database
+from insitu.errors import Unavailable
+from insitu_services import anchor as anchors
+from insitu_services.anchor import ObjectAnchor
 
 
 class Undone(Exception):
@@ -25,7 +29,7 @@ def write(database: Database, count: int) -> None:
             trail.record(connection, "anna", "view", "study", f"1.2.{number}", detail={"größe": 1.5, "n": number})
 
 
-def seal_all(database: Database, anchor: Path | None = None) -> int:
+def seal_all(database: Database, anchor: Path | seal.Keeper | None = None) -> int:
     """Seal until nothing waits, and once more, so that the anchor is up to date."""
     total = 0
     while True:
@@ -36,7 +40,7 @@ def seal_all(database: Database, anchor: Path | None = None) -> int:
             return total
 
 
-def verify(database: Database, anchor: Path | None = None) -> seal.Verification:
+def verify(database: Database, anchor: Path | seal.Keeper | None = None) -> seal.Verification:
     """Check the chain."""
     with database.transaction() as connection:
         return seal.verify(connection, anchor)
@@ -170,3 +174,36 @@ def test_the_anchor_runs_ahead_of_what_is_committed(database: Database, tmp_path
         assert seal.seal(connection, anchor) == 2
         raise Undone
     assert verify(database, anchor) == seal.Verification(ok=True, sequence=2, waiting=2)
+
+
+def test_an_anchor_in_the_object_store_finds_a_chain_that_was_made_anew(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dispatcher that wrote it is another pod than the api that reads it, and neither's home lasts."""
+    monkeypatch.setattr(anchors, "EVERY", 0.0)
+    blobs = FileBlobStore(tmp_path)
+    one, another, reader = ObjectAnchor(blobs), ObjectAnchor(blobs), ObjectAnchor(blobs)
+    assert verify(database, reader).ok
+    write(database, 9)
+    seal_all(database, one)
+    assert seal.Anchor.model_validate_json(reader.read() or "").sequence == 9
+    write(database, 3)
+    seal_all(database, another)
+    assert seal.Anchor.model_validate_json(reader.read() or "").sequence == 12
+    assert verify(database, reader).ok
+    with as_intruder(database) as connection:
+        connection.execute("UPDATE audit_event SET actor = 'bert' WHERE id = 5")
+        connection.execute("DELETE FROM audit_seal")
+        connection.execute("INSERT INTO audit_pending SELECT id FROM audit_event")
+    seal_all(database)
+    assert verify(database).ok
+    assert not verify(database, reader).ok
+
+
+def test_an_object_store_that_is_away_holds_no_seal_up(database: Database) -> None:
+    class Away:
+        def put(self, key: str, data: bytes) -> None:
+            raise Unavailable("The object store does not answer")
+
+    write(database, 9)
+    assert seal_all(database, ObjectAnchor(Away())) == 9  # type: ignore[arg-type]

@@ -111,3 +111,19 @@ def test_what_was_left_in_the_middle_and_what_a_rule_takes_stays(
     with archive.database.transaction() as connection:
         assert connection.execute("SELECT 1 FROM journal_due").fetchone() is None
         assert deletion.listed(connection)[0]["done"]
+
+
+def test_two_dispatchers_scrub_and_delete_one_at_a_time(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(Care, "_scrub", lambda self: done.append("scrub"))
+    monkeypatch.setattr(Care, "_retain", lambda self: done.append("retain"))
+    first, second = Care(archive), Care(archive)
+    dsn = archive.database.dsn
+    with caring.alone(dsn, caring.SCRUB_LOCK) as mine, caring.alone(dsn, caring.RETENTION_LOCK):
+        assert mine
+        second.scrub()
+        second.retain()
+    assert done == []
+    first.scrub()
+    first.retain()
+    assert done == ["scrub", "retain"], "the right was not given back"
