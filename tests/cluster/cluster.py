@@ -227,7 +227,7 @@ class Namespace:
         self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all([dict(manifest) for manifest in manifests]))
 
     def run_pod(
-        self, name: str, image: str, command: Sequence[str] | None = None, timeout: float = 120, **container: Any
+        self, name: str, image: str, command: Sequence[str] | None = None, timeout: float = 240, **container: Any
     ) -> tuple[int, str]:
         """Run one container to its end as `restricted` demands it, with a read-only root; its exit code and what it said.
 
@@ -247,6 +247,8 @@ class Namespace:
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             },
+            # Without a request a pod gets nearly nothing of a machine on which others work.
+            "resources": {"requests": {"cpu": "500m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
             "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
             **container,
         }
