@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -156,7 +157,7 @@ def test_an_expired_watch_is_made_anew(ground: Ground, make_job: MakeJob) -> Non
     for watch in (followed.jobs, followed.pods):
         watch._version = "1"  # long compacted
         assert watch._socket is not None
-        watch._socket.close()
+        socket.socket.shutdown(watch._socket, socket.SHUT_RDWR)
     succeeds(ground, job, launcher)
     assert followed.pods.lists > before
 
