@@ -239,7 +239,11 @@ class ObjectStore:
     def look(self) -> Component:
         """How it is; a trial that gets no answer is waited for once, and no other is begun meanwhile."""
         if self._trial is None:
-            self._trial = _Trial(lambda: blob_store(self._settings).put(PROBE, bytes(64)))
+            try:
+                store = blob_store(self._settings)  # loads its client, which must not count as the store's time
+            except InsituError as error:
+                return Component("away", str(error))
+            self._trial = _Trial(lambda: store.put(PROBE, bytes(64)))
         trial = self._trial
         seconds = trial.wait(ANSWER_SECONDS)
         if seconds is None:
@@ -296,9 +300,7 @@ def airflow(settings: Settings) -> Component:
     """Airflow by what it says of its parts; without it objects are stored and runs wait."""
     wait = "objects are stored, runs wait until it is back"
     try:
-        answer = httpx.get(
-            f"{settings.engine_url}/api/v2/monitor/health", timeout=ANSWER_SECONDS, trust_env=False
-        )
+        answer = httpx.get(f"{settings.engine_url}/api/v2/monitor/health", timeout=ANSWER_SECONDS, trust_env=False)
     except httpx.HTTPError:
         return Component("degraded", f"does not answer: {wait}")
     parts: dict[str, Any] = {}
