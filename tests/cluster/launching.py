@@ -65,7 +65,7 @@ def ground(**configuration: object) -> Iterator[Ground]:
         settled = {
             "namespace": namespace.name,
             "step_image": step_image(),
-            "steps": {"cpu_request": "10m", "memory_request": "64Mi"},
+            "steps": {"memory_request": "64Mi"},
             **configuration,
         }
         yield Ground(access(), LauncherConfiguration.model_validate(settled), cluster, namespace)

@@ -37,7 +37,7 @@ class Scratch(_Closed):
 class StepResources(_Closed):
     """What fetch and publish ask for and may use at most."""
 
-    cpu_request: str = "250m"
+    cpu_request: str = "1"  # costs nothing: a pod asks for what its largest container does, and an algorithm has a core
     cpu_limit: str = "2"
     memory_request: str = "512Mi"
     memory_limit: str = "2Gi"
