@@ -31,7 +31,7 @@ def ready():
 
 def gateway():
     """Without a token the run gateway lets nobody in."""
-    code, _ = status(os.environ["GATEWAY"] + "/gateway/v1/executions/none/input")
+    code, _ = status(os.environ["GATEWAY"] + "/gateway/v1/executions/none/manifest")
     if code != 401:
         raise AssertionError(f"the run gateway answers {code} to a request without a token, not 401")
     return "the run gateway answers 401 to a request without a token"
