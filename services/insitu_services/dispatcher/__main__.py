@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from datetime import UTC, datetime
@@ -10,11 +11,16 @@ from datetime import UTC, datetime
 from insitu.archive.blobs import blob_store
 from insitu.archive.store import Archive
 from insitu.database import Database
+from insitu.errors import InsituError, Invalid
 from insitu.nodes import window
 from insitu.runs.engine import Engine
 from insitu.runs.launch.choice import launcher_for
-from insitu.settings import load
+from insitu.runs.launch.kubernetes.configuration import FILE_VARIABLE
+from insitu.runs.launch.specification import Launcher
+from insitu.settings import Settings, load
+from insitu_services.airflow_configuration import USER
 from insitu_services.logs import log_to_stderr
+from insitu_services.prepare.secrets import secret
 
 from .care import Care
 from .exchange import Exchange
@@ -28,15 +34,40 @@ STATEMENT_SECONDS = 60.0  # longer than any statement of a turn takes, also amon
 CARE_SECONDS = 3600.0  # counting and scrubbing may take that
 
 
+def launcher(settings: Settings) -> Launcher:
+    """What ends jobs that the engine lost.
+
+    Raises
+    ------
+    Invalid
+        This is a cluster, and the launcher's configuration is not named.
+    """
+    if settings.in_cluster and not os.environ.get(FILE_VARIABLE):
+        raise Invalid(
+            "The cluster's launcher has no configuration",
+            value=FILE_VARIABLE,
+            why="the setting launcher is kubernetes",
+            remedy=f"Name its file in the variable {FILE_VARIABLE}",
+        )
+    return launcher_for(settings.jobs)
+
+
 def main() -> None:
-    """Run until SIGTERM or SIGINT."""
+    """Entry point."""
     log_to_stderr("dispatcher")
-    settings = load()
+    try:
+        run(load())
+    except InsituError as error:
+        logger.error("%s", error)
+        raise SystemExit(1) from None
+
+
+def run(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT."""
     database = Database(settings.database_dsn("dispatcher"), minimum=1, maximum=4, statement_seconds=STATEMENT_SECONDS)
-    password = (settings.secrets / "airflow-password").read_text().strip()
-    engine = Engine(settings.engine_url, "insitu", password)
+    engine = Engine(settings.engine_url, USER, secret(settings.secrets, "airflow-password"))
     blobs = blob_store(settings)
-    dispatcher = Dispatcher(settings, database, blobs, engine, launcher_for(settings.jobs))
+    dispatcher = Dispatcher(settings, database, blobs, engine, launcher(settings))
     stopping = threading.Event()
     exchange_database = Database(
         settings.database_dsn("dispatcher"), minimum=0, maximum=2 * settings.transfers_at_once + 1,
