@@ -47,6 +47,9 @@ def missing(settings: Settings, dsn: str) -> str | None:
 
 
 def _missing(settings: Settings, connection: psycopg.Connection[Any]) -> str | None:
+    made = connection.execute("SELECT to_regclass('public.alembic_version')").fetchone()  # no error in the server's log
+    if made is None or made[0] is None:
+        return "the schema is not made yet"
     found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     wanted = newest_revision()
     if found is None or found[0] != wanted:
