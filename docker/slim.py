@@ -69,6 +69,8 @@ def main() -> None:
     """Reduce and compile one environment."""
     environment = Path(sys.argv[1])
     (packages,) = environment.glob("lib/python3.*/site-packages")
+    for name in (".lock", ".gitignore"):  # of the installer; everybody may write the first
+        (environment / name).unlink(missing_ok=True)
     remove_unused(packages)
     link_duplicates(packages)
     strip_symbols(packages)

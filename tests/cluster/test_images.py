@@ -38,8 +38,8 @@ from openjpeg.utils import decode, encode_array
 assert (decode(encode_array(values)) == values).all()
 import jpeg_ls
 assert (jpeg_ls.decode(jpeg_ls.encode(values)) == values).all()
-said = subprocess.run(["dciodvfy", "/etc/hostname"], capture_output=True, text=True)
-assert "Tag read failed" in said.stderr + said.stdout, said
+said = subprocess.run(["dciodvfy", "/etc/passwd"], capture_output=True, text=True)
+assert "Information Object Not found" in said.stderr, said
 print(importlib.metadata.version("insitu"), sys.executable)
 """
 
@@ -65,6 +65,8 @@ def test_nothing_lends_rights_and_everything_can_be_read_and_nothing_written(nam
     with built.contents(built.tagged(name)) as root:
         for path, status in walk(root):
             mode = status.st_mode
+            if path.startswith("/dev/"):  # a container has its own
+                continue
             if stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
                 lending.append(path)
             if path.startswith(("/opt/", "/algorithm", "/usr/bin/versitygw")) and not mode & stat.S_IROTH:
@@ -92,7 +94,7 @@ def test_no_installer_no_compiler_and_nothing_of_the_builder_is_left(name: str) 
                 continue
             leaf = path.rpartition("/")[2]
             if re.fullmatch(
-                r"pip\d*|uv|uvx|gcc|cc|strip|ld|apt-get|pip\.conf|uv\.toml|ca\.pem|direct_url\.json|\.git.*|\.netrc",
+                r"pip\d*|uv|uvx|gcc|cc|strip|ld|apt-get|pip\.conf|uv\.toml|ca\.pem|direct_url\.json|\.git|\.gitconfig|\.git-credentials|\.netrc",
                 leaf,
             ):
                 found.append(path)

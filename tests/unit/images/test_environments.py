@@ -22,6 +22,7 @@ def environment(tmp_path: Path) -> Path:
     (package / "tests" / "test_one.py").write_text("assert True\n")
     (package / "__init__.py").write_text("VALUE = 1\n")
     (package / "__init__.pyi").write_text("VALUE: int\n")
+    (folder / ".lock").touch(mode=0o666)
     for name in ("libone.so", "libone.so.1", "libone.so.1.2"):
         (package / name).write_bytes(b"a library")
     return folder
@@ -35,6 +36,7 @@ def packages(folder: Path) -> Path:
 def test_an_environment_loses_tests_and_copies_and_keeps_its_names(environment: Path) -> None:
     subprocess.run([sys.executable, str(ROOT / "docker" / "slim.py"), str(environment)], check=True)
     package = packages(environment) / "one"
+    assert not (environment / ".lock").exists(), "everybody could write it"
     assert sorted(path.name for path in package.iterdir()) == [
         "__init__.py", "__pycache__", "libone.so", "libone.so.1", "libone.so.1.2",
     ]  # fmt: skip
