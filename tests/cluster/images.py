@@ -110,10 +110,12 @@ def archive(name: str) -> Path:
     return path
 
 
-def build(name: str, tag: str, *engine_arguments: str) -> dict[str, Any]:
-    """Build one image under a tag; what docker/build.py says of it."""
+def build(name: str, tag: str, *engine_arguments: str, dated: str | None = None) -> dict[str, Any]:
+    """Build one image under a tag, its layers dated as git says or by the seconds `dated`; what docker/build.py says of it."""
     _need_buildah()
     variables = environment() | {"VERSION": tag, "BASE_IMAGE": base_image(), "GO_IMAGE": ""}
+    if dated:
+        variables["SOURCE_DATE_EPOCH"] = dated
     if name == "object-store":
         variables["GO_IMAGE"] = go_image()
         engine_arguments += (
