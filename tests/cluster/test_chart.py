@@ -121,10 +121,15 @@ def test_what_each_account_may_do_is_what_the_guide_says(cluster: Cluster, place
         "jobs.batch": "create get list watch patch delete",
         "pods": "get list watch patch",
         "pods/log": "get",
-        "secrets": "create get patch delete",
-        "events": "list",
+        "secrets": "create get delete",
+        "events": "list watch",
     }
-    reconciler = {"jobs.batch": "get list watch delete", "pods": "get list watch", "pods/log": "get", "events": "list"}
+    reconciler = {
+        "jobs.batch": "get list watch patch delete",
+        "pods": "get list watch patch",
+        "pods/log": "get",
+        "events": "list watch",
+    }
     expected = {
         ("airflow-scheduler", algorithms): launcher,
         ("dispatcher", algorithms): reconciler,

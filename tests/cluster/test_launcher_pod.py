@@ -30,7 +30,7 @@ def refused(action):
 def write(path):
     with open(path, "a") as stream:
         stream.write("x")
-places = ["/run/insitu", "/work", "/var/run/secrets/kubernetes.io", "/input", "/output", "/scratch", "/parameters.json"]
+places = ["/run/insitu", "/step", "/var/run/secrets/kubernetes.io", "/input", "/output", "/scratch", "/parameters.json"]
 print("SEEN " + json.dumps({
     "user": os.getuid(),
     "capabilities": [line.split()[1] for line in open("/proc/self/status") if line.startswith("CapEff")][0],

@@ -18,7 +18,7 @@ from insitu.errors import Conflict, Invalid, Unavailable
 from insitu.settings import Settings
 
 from .executions import ACTIVE, advance, finish, get, record, save_log
-from .launch.specification import AlgorithmPackage, JobOutcome, JobSpecification, Limits, job_name
+from .launch.specification import ATTEMPTS, AlgorithmPackage, JobOutcome, JobSpecification, Limits, job_name
 
 # The tokens of an execution outlive its deadline by this time, for fetch, publish and a platform that is away for a while.
 TOKEN_EXTRA_SECONDS = 6 * 3600
@@ -74,7 +74,7 @@ def specification(connection: Connection, settings: Settings, row: Row) -> JobSp
                 hashlib.sha256(token.encode()).digest(),
                 execution,
                 step,
-                manifest.resources.seconds + TOKEN_EXTRA_SECONDS,
+                ATTEMPTS * manifest.resources.seconds + TOKEN_EXTRA_SECONDS,
             ),
         )
     detail = None if image is None else {"image": image}  # which may be another for the next run of the same package

@@ -2,9 +2,9 @@
 
 What each container of the pod sees:
 
-    fetch       /work (its own), /work/source and /work/input to write, its token, /parameters to write
+    fetch       /step (its own), /step/source and /step/input to write, its token, /parameters to write
     algorithm   /input and /parameters.json to read, /output, /scratch, /tmp and /dev/shm to write; no token, no headers
-    publish     /work (its own), /work/source, /work/input and /work/output to read, its token
+    publish     /step (its own), /step/source, /step/input and /step/output to read, its token
 
 All run as one user without rights, so that publish can read what the algorithm wrote whatever its mode.
 Not here: when the Job is made and ended (launcher).
@@ -29,7 +29,7 @@ EXECUTION = f"{PREFIX}/execution"
 DESCRIPTION = f"{PREFIX}/description"
 VERDICT = f"{PREFIX}/verdict"
 USER = 65534
-WORK = "/work"
+WORK = "/step"
 TOKENS = "/run/insitu"
 REPORT = "/dev/termination-log"
 THREAD_VARIABLES = (
