@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,8 @@ from insitu.archive.blobs.s3 import ACCESS_KEY, SECRET_KEY, S3BlobStore
 
 VERSION = "v1.8.0"  # tests/install_object_store.sh builds it
 START_SECONDS = 30.0
-MISSING = f"needs the S3 server versitygw {VERSION}, which `make setup-tests` builds where there is Go"
+NO_GO = f"needs Go, with which `make setup-tests` builds the S3 server versitygw {VERSION}"
+NOT_BUILT = f"needs the S3 server versitygw {VERSION}, and `make setup-tests` could not build it"
 
 
 def need_object_store() -> Path:
@@ -26,7 +28,7 @@ def need_object_store() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "insitu-tests"
     program = folder / f"versitygw-{VERSION}" / "versitygw"
     if not os.access(program, os.X_OK):
-        pytest.skip(MISSING)
+        pytest.skip(NO_GO if shutil.which("go") is None else NOT_BUILT)
     return program
 
 

@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
+from ..contract.conftest import Place, launcher, make_job, make_launcher, phantom
+from . import launching
 from .cluster import Cluster, Namespace, find_cluster
 from .images import Images
+from .launching import Ground
+
+__all__ = ["launcher", "make_job", "make_launcher", "phantom"]
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +37,19 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Name
         yield namespace
 
 
+@pytest.fixture
+def ground() -> Iterator[Ground]:
+    """A namespace for algorithm pods."""
+    with launching.ground() as made:
+        yield made
+
+
+@pytest.fixture
+def place(ground: Ground) -> Place:
+    """Where the jobs of a test are carried out."""
+    return Place(ground.launcher, ground.address, launching.fit)
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
     """Put events and logs of a failed test's namespaces into its report, while they still exist."""
@@ -39,5 +57,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = outcome.get_result()
     if report.when == "call" and report.failed and isinstance(item, pytest.Function):
         for value in item.funcargs.values():
-            if isinstance(value, Namespace):
-                report.sections.append((f"namespace {value.name}", value.trouble()))
+            used = value.namespace if isinstance(value, Ground) else value
+            if isinstance(used, Namespace):
+                report.sections.append((f"namespace {used.name}", used.trouble()))

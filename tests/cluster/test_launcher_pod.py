@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import pytest
 
 from insitu.runs.launch.kubernetes.configuration import Service
 
-from ..contract.conftest import PATIENCE, Job, Place, make_job, phantom
-from . import launching
+from ..contract.conftest import PATIENCE, Job
 from .launching import Ground
-
-__all__ = ["make_job", "phantom"]
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("place")]
 MakeJob = Callable[..., Job]
@@ -42,19 +39,6 @@ print("SEEN " + json.dumps({
     "processes": len([name for name in os.listdir("/proc") if name.isdigit()]),
 }))
 """
-
-
-@pytest.fixture
-def ground() -> Iterator[Ground]:
-    """A namespace for algorithm pods."""
-    with launching.ground() as made:
-        yield made
-
-
-@pytest.fixture
-def place(ground: Ground) -> Place:
-    """Where jobs of this module are carried out."""
-    return Place(ground.launcher, ground.address, launching.fit)
 
 
 def test_the_gateway_is_reached_by_its_name_through_its_service(ground: Ground, make_job: MakeJob) -> None:

@@ -12,27 +12,11 @@ import pytest
 
 from insitu.runs.launch.specification import JobOutcome, JobSpecification
 
-from ..contract.conftest import PATIENCE, Job, Place, make_job, phantom
-from . import launching
+from ..contract.conftest import PATIENCE, Job
 from .launching import Ground
-
-__all__ = ["make_job", "phantom"]
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("place")]
 MakeJob = Callable[..., Job]
-
-
-@pytest.fixture
-def ground() -> Iterator[Ground]:
-    """A namespace for algorithm pods."""
-    with launching.ground() as made:
-        yield made
-
-
-@pytest.fixture
-def place(ground: Ground) -> Place:
-    """Where jobs of this module are carried out."""
-    return Place(ground.launcher, ground.address, launching.fit)
 
 
 def carried_out(ground: Ground, specification: JobSpecification, **configuration: Any) -> JobOutcome:

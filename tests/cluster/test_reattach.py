@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,9 @@ import pytest
 
 from insitu.runs.launch.kubernetes.api import Api
 
-from ..contract.conftest import PATIENCE, Job, Place, make_job, phantom
-from . import launching
+from ..contract.conftest import PATIENCE, Job
 from .launching import Ground
 from .test_outcomes import algorithm_runs, pod_of
-
-__all__ = ["make_job", "phantom"]
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("place")]
 MakeJob = Callable[..., Job]
@@ -42,19 +39,6 @@ launcher.launch(job)
 launcher.wait(job.name, 600.0, lambda stage: print(stage, flush=True))
 print("ended", flush=True)
 """
-
-
-@pytest.fixture
-def ground() -> Iterator[Ground]:
-    """A namespace for algorithm pods."""
-    with launching.ground() as made:
-        yield made
-
-
-@pytest.fixture
-def place(ground: Ground) -> Place:
-    """Where jobs of this module are carried out."""
-    return Place(ground.launcher, ground.address, launching.fit)
 
 
 def succeeds(ground: Ground, job: Job, launcher: Any) -> None:
