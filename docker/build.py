@@ -23,7 +23,10 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 ENGINES = ("docker", "podman", "buildah")
 # What dates the files of the layers: not the last commit, so that the large layers are the same in every version with the same locks.
-DATED_BY = ("requirements", "docker")
+DATED_BY = (
+    *(f"requirements/{name}.txt" for name in ("uv", "platform", "airflow")),
+    *(f"docker/{name}" for name in ("platform", "airflow", "object-store", "enrol.py", "slim.py")),
+)
 SECRETS = {"pip": "PIP_CONFIG_FILE", "uv": "UV_CONFIG_FILE", "ca": "CA_FILE"}
 
 
