@@ -125,6 +125,9 @@ def command(program: str, name: str) -> list[str]:
             arguments[argument] = os.environ[argument]
     for argument, value in arguments.items():
         line += ["--build-arg", f"{argument}={value}"]
+    # Once more as text: buildah takes a label whose variable has another value now from the layers of an earlier build.
+    for label in ("version", "revision", "source"):
+        line += ["--label", f"org.opencontainers.image.{label}={arguments[label.upper()]}"]
     for secret, variable in SECRETS.items():
         if os.environ.get(variable):
             line += ["--secret", f"id={secret},src={os.environ[variable]}"]
