@@ -65,7 +65,8 @@ def ground(**configuration: object) -> Iterator[Ground]:
         settled = {
             "namespace": namespace.name,
             "step_image": step_image(),
-            "steps": {"memory_request": "64Mi"},
+            "steps": {"memory_request": "64Mi", "cpu_request": "50m"},
+            "cpu_request_share": 0.1,  # tests and their platforms share a node
             **configuration,
         }
         yield Ground(access(), LauncherConfiguration.model_validate(settled), cluster, namespace)
@@ -77,16 +78,20 @@ def step_image() -> str:
     return os.environ.get("INSITU_TEST_STEP_IMAGE") or Images(find_cluster())["platform"]
 
 
-def fit(kind: str, specification: JobSpecification) -> JobSpecification:
-    """The job of a double as the cluster can carry it out: any image with Python will do, its code comes as an argument."""
+def self_contained(kind: str) -> str:
+    """The program of a double as one text: any image with Python can run it as an argument."""
     nifti, code = ((doubles.FOLDER / f"{name}.py").read_text() for name in ("nifti", kind))
-    program = (
+    return (
         "import sys, types\n"
         "nifti = sys.modules['nifti'] = types.ModuleType('nifti')\n"
         f"exec({nifti!r}, nifti.__dict__)\n"
         f"exec({code!r})\n"
     )
+
+
+def fit(kind: str, specification: JobSpecification) -> JobSpecification:
+    """The job of a double as the cluster can carry it out."""
     algorithm = specification.algorithm.model_copy(
-        update={"image": step_image(), "entrypoint": ("python", "-c", program)}
+        update={"image": step_image(), "entrypoint": ("python", "-c", self_contained(kind))}
     )
     return specification.model_copy(update={"algorithm": algorithm})

@@ -20,9 +20,9 @@ def pod(**changes: Any) -> dict[str, Any]:
     return dict(made["spec"]["template"]["spec"])
 
 
-def containers() -> dict[str, dict[str, Any]]:
+def containers(**changes: Any) -> dict[str, dict[str, Any]]:
     """By name."""
-    made = pod()
+    made = pod(**changes)
     return {item["name"]: item for item in (*made["initContainers"], *made["containers"])}
 
 
@@ -88,7 +88,8 @@ def test_every_container_keeps_to_pod_security_restricted() -> None:
 def test_limits_of_the_manifest_are_the_containers() -> None:
     resources = containers()["algorithm"]["resources"]
     assert resources["limits"] == {"cpu": "1", "memory": str(200 * 2**20), "nvidia.com/gpu": "1"}
-    assert resources["requests"] == resources["limits"]
+    assert resources["requests"] == {**resources["limits"], "cpu": "0.5"}
+    assert containers(cpu_request_share=1)["algorithm"]["resources"]["requests"]["cpu"] == "1"
     volumes = {item["name"]: item for item in pod()["volumes"]}
     assert volumes["output"]["emptyDir"] == {"sizeLimit": "20000000"}
 

@@ -37,7 +37,7 @@ class Scratch(_Closed):
 class StepResources(_Closed):
     """What fetch and publish ask for and may use at most."""
 
-    cpu_request: str = "1"  # costs nothing: a pod asks for what its largest container does, and an algorithm has a core
+    cpu_request: str = "250m"
     cpu_limit: str = "2"
     memory_request: str = "512Mi"
     memory_limit: str = "2Gi"
@@ -62,6 +62,12 @@ class LauncherConfiguration(_Closed):
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     labels: dict[str, str] = Field(default={}, description="More labels of Job and pod.")
     gpu_resource: str = "nvidia.com/gpu"
+    cpu_request_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Part of the algorithm's cores that its pod asks for; 1 keeps them free for it, less lets more pods share a node.",
+    )
     memory_cap: int | None = Field(
         default=None, gt=0, description="Bytes up to which an algorithm that ran out of memory gets more, once."
     )

@@ -317,7 +317,7 @@ def _algorithm(specification: JobSpecification, configuration: LauncherConfigura
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  # of the container
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  # of the container
         ],
-        "resources": {"requests": amounts, "limits": amounts},
+        "resources": {"requests": amounts | {"cpu": f"{limits.cpu * configuration.cpu_request_share:g}"}, "limits": amounts},
     }
 
 
