@@ -18,8 +18,9 @@ from typing import Any
 from pydicom import dcmread
 
 from insitu import demo_images
+from tests.site import Sent, Site
 from tests.system.running import platform
-from tests.system.site import Sent, Site
+from tests.system.site import LocalSite
 
 QUIET = 2.0
 
@@ -37,7 +38,7 @@ def main() -> None:
         warm = running.wait_ready()["ready_seconds"]
         time.sleep(30)
         facts = json.loads(running.insitu("status", "--json").stdout)
-        site = Site(running)
+        site = LocalSite(running)
         site.ensure_project("trial")
         site.rules({"name": "ct", "then": {"project": "trial", "algorithms": [{"name": "ct-tissue"}]}})
         waterfalls = [once(site) for _ in range(arguments.runs)]

@@ -13,6 +13,9 @@ from . import launching
 from .cluster import Cluster, Namespace, find_cluster
 from .images import Images
 from .launching import Ground
+from .replicas import ReplicatedSite, replicated
+from .site import ClusterSite
+from .site import site as installed
 
 __all__ = ["launcher", "make_job", "make_launcher", "phantom"]
 
@@ -27,6 +30,20 @@ def cluster() -> Cluster:
 def images(cluster: Cluster) -> Images:
     """Images by name, built and loaded when first asked for: `images["platform"]`, `images.by_digest("ct-tissue")`."""
     return Images(cluster)
+
+
+@pytest.fixture(scope="session")
+def site(cluster: Cluster, images: Images) -> Iterator[ClusterSite]:
+    """A platform in the cluster. Tests share it: they bring their own projects and series, and break nothing for good."""
+    with installed(cluster, images) as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def replicas(cluster: Cluster, images: Images) -> Iterator[ReplicatedSite]:
+    """A platform with two of each process. Tests upgrade it and kill parts of it, and leave it whole."""
+    with replicated(cluster, images) as site:
+        yield site
 
 
 @pytest.fixture
@@ -57,6 +74,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = outcome.get_result()
     if report.when == "call" and report.failed and isinstance(item, pytest.Function):
         for value in item.funcargs.values():
-            used = value.namespace if isinstance(value, Ground) else value
+            used = value.namespace if isinstance(value, Ground | ClusterSite) else value
             if isinstance(used, Namespace):
                 report.sections.append((f"namespace {used.name}", used.trouble()))

@@ -16,8 +16,9 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
 from insitu.processes import ProcessRecord
+from tests.site import PATIENCE, Sent, phantom
 from tests.system.running import Running
-from tests.system.site import PATIENCE, Sent, Site, phantom
+from tests.system.site import LocalSite
 from tests.tools import need_program
 
 pytestmark = pytest.mark.system
@@ -26,10 +27,10 @@ AIRFLOW = ("airflow-api", "airflow-scheduler", "airflow-dag-processor")
 
 
 @pytest.fixture(scope="module")
-def site(platform_up: Running) -> Site:
+def site(platform_up: Running) -> LocalSite:
     """The running platform, with a rule that runs an algorithm on what is sent to HARD."""
     need_program("storescu", "dcmtk")
-    site = Site(platform_up)
+    site = LocalSite(platform_up)
     site.ensure_project("hard")
     site.rules(
         {"name": "hard-ct", "when": {"called_ae": "HARD"}, "then": {"project": "hard", "algorithms": [{"name": "ct-tissue"}]}}
@@ -37,7 +38,7 @@ def site(platform_up: Running) -> Site:
     return site
 
 
-def told(site: Site, component: str) -> str:
+def told(site: LocalSite, component: str) -> str:
     """What `insitu status` says of a component; metrics and doctor must agree."""
     shown = json.loads(site.insitu("status", "--json").stdout)["components"][component]
     value = {"ok": "1.0", "degraded": "0.5", "away": "0.0"}[shown["state"]]
@@ -52,12 +53,12 @@ def told(site: Site, component: str) -> str:
     return state
 
 
-def receiver_of(site: Site) -> ProcessRecord:
+def receiver_of(site: LocalSite) -> ProcessRecord:
     """What the supervisor knows of the receiver."""
     return next(record for record in site.running.state.processes if record.name == "receiver")
 
 
-def run_on(site: Site, sent: Sent) -> dict[str, Any]:
+def run_on(site: LocalSite, sent: Sent) -> dict[str, Any]:
     """The only run on a series, once there is one."""
     (run,) = site.until(f"a run on {sent.series}", lambda: site.runs_of(sent.series), bool)
     found: dict[str, Any] = run
@@ -66,7 +67,7 @@ def run_on(site: Site, sent: Sent) -> dict[str, Any]:
 
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL], ids=["stopped", "killed"])
 def test_without_airflow_images_are_received_and_each_run_starts_once_when_it_is_back(
-    site: Site, tmp_path: Path, how: signal.Signals
+    site: LocalSite, tmp_path: Path, how: signal.Signals
 ) -> None:
     for name in AIRFLOW:
         site.signal(name, how)
@@ -94,7 +95,7 @@ def test_without_airflow_images_are_received_and_each_run_starts_once_when_it_is
 
 
 def test_with_a_stopped_dispatcher_images_are_received_and_their_series_complete_afterwards(
-    site: Site, tmp_path: Path
+    site: LocalSite, tmp_path: Path
 ) -> None:
     sent = phantom(tmp_path)
     site.signal("dispatcher", signal.SIGSTOP)
@@ -111,7 +112,7 @@ def test_with_a_stopped_dispatcher_images_are_received_and_their_series_complete
     site.until("health", lambda: site.component("dispatcher"), lambda state: state == "ok")
 
 
-def test_without_the_api_images_are_received_and_it_comes_back(site: Site, tmp_path: Path) -> None:
+def test_without_the_api_images_are_received_and_it_comes_back(site: LocalSite, tmp_path: Path) -> None:
     sent = phantom(tmp_path)
     site.signal("api", signal.SIGKILL)
     site.send(sent)
@@ -119,7 +120,7 @@ def test_without_the_api_images_are_received_and_it_comes_back(site: Site, tmp_p
     site.until("health", lambda: site.http.get("/readyz").json()["status"], lambda status: status == "ok")
 
 
-def test_a_killed_database_comes_back_and_everything_with_it(site: Site, tmp_path: Path) -> None:
+def test_a_killed_database_comes_back_and_everything_with_it(site: LocalSite, tmp_path: Path) -> None:
     before, sent = phantom(tmp_path / "before"), phantom(tmp_path / "after")
     site.send(before, "HARD")
     site.signal("postgres", signal.SIGKILL)
@@ -138,7 +139,9 @@ def test_a_killed_database_comes_back_and_everything_with_it(site: Site, tmp_pat
     assert told(site, "database") == "ok"
 
 
-def test_a_process_that_a_dead_database_leaves_does_not_keep_the_next_from_starting(site: Site, tmp_path: Path) -> None:
+def test_a_process_that_a_dead_database_leaves_does_not_keep_the_next_from_starting(
+    site: LocalSite, tmp_path: Path
+) -> None:
     first = psutil.Process(next(record.pid for record in site.running.state.processes if record.name == "postgres"))
     left = first.children()[0]
     left.suspend()  # as one that waits for ever for what a dead one held; it keeps the shared memory in use
@@ -157,11 +160,11 @@ def test_a_process_that_a_dead_database_leaves_does_not_keep_the_next_from_start
 
 
 def test_the_receivers_processes_are_replaced_under_a_stream_of_senders_without_a_failure(
-    site: Site, tmp_path: Path
+    site: LocalSite, tmp_path: Path
 ) -> None:
     entity = AE(ae_title="LONG")
     entity.add_requested_context(Verification)
-    long = entity.associate("127.0.0.1", site.dicom_port)
+    long = entity.associate("127.0.0.1", site.dicom[1])
     assert long.is_established
     sent = phantom(tmp_path)
     ended = threading.Event()
@@ -171,7 +174,7 @@ def test_the_receivers_processes_are_replaced_under_a_stream_of_senders_without_
     def stream() -> None:
         nonlocal count
         while not ended.is_set():
-            line = ["storescu", "-aet", "STREAM", "127.0.0.1", str(site.dicom_port), str(sent.files[0])]
+            line = ["storescu", "-aet", "STREAM", "127.0.0.1", str(site.dicom[1]), str(sent.files[0])]
             done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, check=False)
             count += 1
             if done.returncode != 0:

@@ -16,20 +16,19 @@ import pydicom
 import pytest
 
 from tests import doubles
+from tests.site import Sent, bone_ml, phantom
 from tests.system.running import Running
-from tests.system.site import Sent, Site, phantom
+from tests.system.site import LocalSite
 from tests.tools import need_program
 
 pytestmark = pytest.mark.system
 
-BONE_ML = 8 * 8 * 6 * 2 * 2 * 3 / 1000
-
 
 @pytest.fixture(scope="module")
-def site(platform_up: Running) -> Site:
+def site(platform_up: Running) -> LocalSite:
     """The running platform, with the phantom's rule in force."""
     need_program("storescu", "dcmtk")
-    site = Site(platform_up)
+    site = LocalSite(platform_up)
     site.ensure_project("trial")
     site.rules(
         {
@@ -42,7 +41,7 @@ def site(platform_up: Running) -> Site:
 
 
 @pytest.fixture(scope="module")
-def installed(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def installed(site: LocalSite, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The misbehaving packages, installed: kind to name."""
     names = {}
     for kind, changes in {
@@ -61,7 +60,7 @@ def installed(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.fixture(scope="module")
-def archived(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Sent:
+def archived(site: LocalSite, tmp_path_factory: pytest.TempPathFactory) -> Sent:
     """A phantom in the archive that no rule runs on."""
     sent = phantom(tmp_path_factory.mktemp("archived"))
     site.send(sent)
@@ -69,25 +68,10 @@ def archived(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Sent:
     return sent
 
 
-def retrieve(site: Site, run: dict[str, Any], folder: Path) -> dict[str, Path]:
-    """The result objects of a run as files by kind, over WADO-RS."""
-    files = {}
-    for result in run["results"]:
-        path = f"/dicom-web/studies/{result['study_instance_uid']}/series/{result['series_instance_uid']}"
-        answer = site.http.get(
-            f"{path}/instances/{result['sop_instance_uid']}",
-            headers={"Accept": 'multipart/related; type="application/dicom"'},
-        )
-        assert answer.status_code == 200, answer.text
-        boundary = answer.headers["content-type"].split("boundary=")[1].split(";")[0].strip('"').encode()
-        body = answer.content.split(b"--" + boundary)[1].split(b"\r\n\r\n", 1)[1]
-        files[result["kind"]] = folder / f"{result['kind']}.dcm"
-        files[result["kind"]].write_bytes(body.removesuffix(b"\r\n"))
-    return files
-
-
 @pytest.fixture(scope="module")
-def round_trip(site: Site, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sent, dict[str, Any], dict[str, Path]]:
+def round_trip(
+    site: LocalSite, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Sent, dict[str, Any], dict[str, Path]]:
     """A phantom that was pushed, its finished run, and the results as files."""
     sent = phantom(tmp_path_factory.mktemp("pushed"))
     site.send(sent, "TRIAL")
@@ -95,7 +79,7 @@ def round_trip(site: Site, tmp_path_factory: pytest.TempPathFactory) -> tuple[Se
     runs = site.until("a run by the rule", lambda: site.runs_of(sent.series), bool)
     run = site.finished(runs[0]["execution"])
     assert run["state"] == "succeeded", (run["reason"], site.http.get(f"/api/v1/runs/{run['execution']}/log").text)
-    return sent, run, retrieve(site, run, tmp_path_factory.mktemp("results"))
+    return sent, run, site.retrieve(run, tmp_path_factory.mktemp("results"))
 
 
 def test_a_pushed_study_comes_back_as_seg_and_sr_with_the_right_volume(
@@ -106,7 +90,7 @@ def test_a_pushed_study_comes_back_as_seg_and_sr_with_the_right_volume(
     segments = {item["label"]: item for item in run["results"][0]["summary"]["segments"]}
     bone = next(item for name, item in segments.items() if "bone" in name.lower())
     volume = next(m["value"] for m in bone["measurements"] if m["name"] == "Volume")
-    assert volume == pytest.approx(BONE_ML, rel=0.02)
+    assert volume == pytest.approx(bone_ml(), rel=0.02)
     assert [bar["stage"] for bar in run["waterfall"]][:3] == ["acknowledged", "complete", "requested"]
 
 
@@ -174,7 +158,7 @@ def find_program(package: Path, name: str) -> str:
 
 
 def test_sending_the_same_study_again_runs_nothing_again(
-    site: Site, round_trip: tuple[Sent, dict[str, Any], dict[str, Path]]
+    site: LocalSite, round_trip: tuple[Sent, dict[str, Any], dict[str, Path]]
 ) -> None:
     sent, _, _ = round_trip
     site.send(sent, "TRIAL")
@@ -183,7 +167,7 @@ def test_sending_the_same_study_again_runs_nothing_again(
     assert site.get(f"/api/v1/series/{sent.series}")["revision"] == 1
 
 
-def test_a_late_object_makes_a_new_revision_and_supersedes_the_earlier_results(site: Site, tmp_path: Path) -> None:
+def test_a_late_object_makes_a_new_revision_and_supersedes_the_earlier_results(site: LocalSite, tmp_path: Path) -> None:
     sent = phantom(tmp_path)
     site.send(sent, "TRIAL", files=sent.files[:-1])
     first = site.until("the first run", lambda: site.runs_of(sent.series), bool)[0]["execution"]
@@ -209,7 +193,7 @@ def test_a_late_object_makes_a_new_revision_and_supersedes_the_earlier_results(s
     ],
 )
 def test_each_way_to_fail_is_told_apart_in_a_sentence_with_its_log(
-    site: Site, installed: dict[str, str], archived: Sent, kind: str, failure: str
+    site: LocalSite, installed: dict[str, str], archived: Sent, kind: str, failure: str
 ) -> None:
     execution = site.start(installed[kind], archived.series)
     run = site.finished(execution)
@@ -222,7 +206,7 @@ def test_each_way_to_fail_is_told_apart_in_a_sentence_with_its_log(
 
 
 def test_the_same_run_again_is_a_no_op_and_a_forced_one_a_new_execution(
-    site: Site, installed: dict[str, str], archived: Sent
+    site: LocalSite, installed: dict[str, str], archived: Sent
 ) -> None:
     first = site.start(installed["well"], archived.series)
     assert site.finished(first)["state"] == "succeeded"
@@ -232,7 +216,7 @@ def test_the_same_run_again_is_a_no_op_and_a_forced_one_a_new_execution(
     assert site.finished(second)["state"] == "succeeded"
 
 
-def test_a_cancelled_run_ends_and_says_so(site: Site, installed: dict[str, str], tmp_path: Path) -> None:
+def test_a_cancelled_run_ends_and_says_so(site: LocalSite, installed: dict[str, str], tmp_path: Path) -> None:
     package = doubles.build(
         "hang", tmp_path, name="double-patient", resources={"memory": "512Mi", "seconds": 600, "cpu": 1}
     )
@@ -246,7 +230,7 @@ def test_a_cancelled_run_ends_and_says_so(site: Site, installed: dict[str, str],
     assert site.finished(execution)["state"] == "cancelled"
 
 
-def reached(site: Site, execution: str, stage: str) -> None:
+def reached(site: LocalSite, execution: str, stage: str) -> None:
     """Wait until a run has reached a stage."""
     site.until(
         f"{stage} of {execution}",
@@ -255,7 +239,7 @@ def reached(site: Site, execution: str, stage: str) -> None:
     )
 
 
-def test_a_run_survives_the_death_of_the_scheduler_and_the_algorithm_runs_once(site: Site, tmp_path: Path) -> None:
+def test_a_run_survives_the_death_of_the_scheduler_and_the_algorithm_runs_once(site: LocalSite, tmp_path: Path) -> None:
     package = doubles.build("slow", tmp_path, resources={"memory": "512Mi", "seconds": 120, "cpu": 1})
     assert site.insitu("algorithm", "install", str(package)).returncode == 0
     sent = phantom(tmp_path / "images")
@@ -270,7 +254,7 @@ def test_a_run_survives_the_death_of_the_scheduler_and_the_algorithm_runs_once(s
     assert log.count("started") == 1
 
 
-def test_a_run_that_airflow_gave_up_is_found_and_ends_with_a_sentence(site: Site, tmp_path: Path) -> None:
+def test_a_run_that_airflow_gave_up_is_found_and_ends_with_a_sentence(site: LocalSite, tmp_path: Path) -> None:
     limits = {"memory": "512Mi", "seconds": 300, "cpu": 1}
     package = doubles.build("hang", tmp_path, name="double-given-up", resources=limits)
     assert site.insitu("algorithm", "install", str(package)).returncode == 0
@@ -297,7 +281,7 @@ def test_a_run_that_airflow_gave_up_is_found_and_ends_with_a_sentence(site: Site
 
 
 def test_a_dispatcher_killed_again_and_again_leaves_every_series_with_exactly_one_run(
-    site: Site, tmp_path: Path
+    site: LocalSite, tmp_path: Path
 ) -> None:
     series = [phantom(tmp_path / str(number), slices=10) for number in range(3)]
     for sent in series:
@@ -309,7 +293,7 @@ def test_a_dispatcher_killed_again_and_again_leaves_every_series_with_exactly_on
         assert len(site.runs_of(sent.series)) == 1
 
 
-def test_the_demonstration_shows_every_stage_and_what_came_back(site: Site) -> None:
+def test_the_demonstration_shows_every_stage_and_what_came_back(site: LocalSite) -> None:
     before = site.get("/api/v1/rules")["rule_set"]["rules"]
     done = site.insitu("demo", "--image", "mr", "--json")
     assert done.returncode == 0, done.stderr
@@ -330,7 +314,7 @@ def test_the_demonstration_shows_every_stage_and_what_came_back(site: Site) -> N
     assert after == {rule["name"] for rule in before} | {"demo"}
 
 
-def test_afterwards_the_audit_chain_holds_and_index_and_blobs_agree(site: Site) -> None:
+def test_afterwards_the_audit_chain_holds_and_index_and_blobs_agree(site: LocalSite) -> None:
     listed = json.loads(site.insitu("audit", "list", "--json", "--limit", "5000").stdout)
     entries = listed["events"] if isinstance(listed, dict) else listed
     assert {"run", "rule-change"} <= {entry["action"] for entry in entries}

@@ -11,8 +11,9 @@ import pytest
 from pydicom import dcmread
 
 from tests.object_store import ObjectStore
+from tests.site import phantom
 from tests.system.running import Running, platform
-from tests.system.site import Site, phantom
+from tests.system.site import LocalSite
 from tests.tools import need_program
 
 pytestmark = pytest.mark.system
@@ -39,10 +40,10 @@ def running(server: ObjectStore) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="module")
-def site(running: Running) -> Site:
+def site(running: Running) -> LocalSite:
     """With a rule that runs an algorithm on what is sent to HARD."""
     need_program("storescu", "dcmtk")
-    site = Site(running)
+    site = LocalSite(running)
     site.ensure_project("hard")
     site.rules(
         {"name": "hard-ct", "when": {"called_ae": "HARD"}, "then": {"project": "hard", "algorithms": [{"name": "ct-tissue"}]}}
@@ -51,7 +52,7 @@ def site(running: Running) -> Site:
 
 
 def test_a_study_is_received_computed_and_fetched_from_a_bucket(
-    site: Site, server: ObjectStore, tmp_path: Path
+    site: LocalSite, server: ObjectStore, tmp_path: Path
 ) -> None:
     server.bucket = "made-at-the-start"
     sent = phantom(tmp_path)
@@ -79,7 +80,9 @@ def test_a_study_is_received_computed_and_fetched_from_a_bucket(
     assert all(dcmread(file).PixelData in whole.content for file in sent.files)
 
 
-def test_a_bucket_that_is_away_is_told_everywhere_and_heals(site: Site, server: ObjectStore, tmp_path: Path) -> None:
+def test_a_bucket_that_is_away_is_told_everywhere_and_heals(
+    site: LocalSite, server: ObjectStore, tmp_path: Path
+) -> None:
     server.stop()
     try:
         site.until("health", lambda: site.component("object store"), lambda state: state == "away")
@@ -100,7 +103,9 @@ def test_a_bucket_that_is_away_is_told_everywhere_and_heals(site: Site, server: 
     assert shown["state"] == "ok"
 
 
-def test_a_scrub_and_a_rebuild_go_over_the_bucket_and_no_key_stands_in_a_log(site: Site, server: ObjectStore) -> None:
+def test_a_scrub_and_a_rebuild_go_over_the_bucket_and_no_key_stands_in_a_log(
+    site: LocalSite, server: ObjectStore
+) -> None:
     done = site.insitu("scrub", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
