@@ -73,7 +73,7 @@ def create_app(context: Context) -> FastAPI:
 def create_gateway(context: Context) -> FastAPI:
     """The run gateway alone: what the steps of a run reach, and nothing else of the platform."""
     app = _framework(context, "Insitu run gateway", {"/gateway/": context.settings.result_bytes})
-    app.include_router(health.probes)
+    app.include_router(health.alive)  # not /readyz: algorithms reach this port
     app.include_router(gateway.router)
     return app
 

@@ -22,7 +22,7 @@ from insitu.projects.permissions import Action, Principal, authorize
 from .access import requires
 from .problems import RETRY_AFTER
 
-probes = APIRouter(tags=["health"])
+alive = APIRouter(tags=["health"])
 router = APIRouter(tags=["health"])
 StatusReader = Annotated[Principal, Depends(requires(Action.PLATFORM_STATUS))]
 
@@ -31,13 +31,16 @@ _ASKING = ThreadPoolExecutor(1, thread_name_prefix="health")
 VALUES = {"ok": 1.0, "degraded": 0.5, "away": 0.0}
 
 
-@probes.get("/healthz")
+@alive.get("/healthz")
 async def healthz() -> dict[str, str]:
     """This process answers."""
     return {"status": "ok"}
 
 
-@probes.get("/readyz")
+router.include_router(alive)
+
+
+@router.get("/readyz")
 async def readyz(request: Request, response: Response) -> dict[str, Any]:
     """Every component in a sentence; 503 where objects cannot be stored. Never waits longer than some seconds."""
     health: Health = request.app.state.health
@@ -47,9 +50,6 @@ async def readyz(request: Request, response: Response) -> dict[str, Any]:
         response.status_code = 503
         response.headers["Retry-After"] = RETRY_AFTER
     return {"status": status, "components": {name: asdict(component) for name, component in components.items()}}
-
-
-router.include_router(probes)
 
 
 @router.get("/metrics")

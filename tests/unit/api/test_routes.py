@@ -347,14 +347,14 @@ def test_the_token_of_a_step_opens_another_door(
     assert wrong == []
 
 
-PROBES = {("GET", "/healthz"), ("GET", "/readyz")}
+ALIVE = {("GET", "/healthz")}
 
 
 def test_the_run_gateway_serves_something_else_of_the_platform(
     furnished: Any, people: dict[str, str], visit: Callable[..., httpx.Response], gateway_url: str
 ) -> None:
     of_the_api = list(doors(create_app(furnished.context)))
-    own = {(door.method, door.path) for door in of_the_api if door.path.startswith("/gateway/")} | PROBES
+    own = {(door.method, door.path) for door in of_the_api if door.path.startswith("/gateway/")} | ALIVE
     assert {(door.method, door.path) for door in doors(create_gateway(furnished.context))} == own
     before = everything(furnished)
     wrong = []
@@ -389,7 +389,7 @@ def test_the_run_gateway_answers_a_stranger_or_another_execution(
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         with httpx.Client(base_url=gateway_url, headers=headers, timeout=60, trust_env=False) as client:
             for door in doors(create_gateway(furnished.context)):
-                if (door.method, door.path) not in PROBES:
+                if (door.method, door.path) not in ALIVE:
                     answer = visit(client, door)
                     if answer.status_code != expected or any(secret in answer.text for secret in SECRETS):
                         wrong.append(f"{door} for {who}: {answer.status_code}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 
 import pytest
 
 from insitu.runs.outcomes import Failure
+from insitu.runs.steps.fetch import close
 from insitu.runs.steps.gateway import Gateway
 from insitu.runs.steps.report import REASON_CHARACTERS, StepFailed, carry_out
 
@@ -40,3 +42,11 @@ def test_verdict_of_a_step_reaches_the_pods_status_and_fits_into_it(pod: Path) -
     text = (pod / "termination-log").read_text()
     assert len(text) < 4096, "a kubelet cuts off the rest"
     assert json.loads(text) == {"failure": "input-unusable", "reason": "x" * REASON_CHARACTERS}
+
+
+def test_a_closed_file_is_there_and_nobody_may_enter_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / "closed" / "termination-log"
+    close(file)
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0
+    file.parent.chmod(0o700)
+    assert file.read_bytes() == b""

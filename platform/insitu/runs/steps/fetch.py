@@ -114,6 +114,8 @@ def fetch() -> None:
     (source / "manifest.json").write_text(json.dumps(manifest))
     parameters = Path(os.environ.get("INSITU_PARAMETERS", work / "parameters.json"))
     parameters.write_text(json.dumps(manifest["parameters"]))
+    if "INSITU_CLOSED" in os.environ:
+        close(Path(os.environ["INSITU_CLOSED"]))
     loading = threading.Thread(target=_import_readers)
     loading.start()
     _get_all(wanted)
@@ -121,6 +123,13 @@ def fetch() -> None:
     loading.join()
     convert(work, listed)
     print(f"ready for the algorithm after {time.monotonic() - began:.2f} s", flush=True)
+
+
+def close(file: Path) -> None:
+    """Make an empty file in a folder that only root may enter, for a mount that the algorithm must not get at."""
+    file.parent.mkdir()
+    file.touch()
+    file.parent.chmod(0)
 
 
 def convert(work: Path, listed: dict[str, list[Path]]) -> None:

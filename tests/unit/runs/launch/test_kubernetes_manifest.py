@@ -39,8 +39,12 @@ def test_steps_run_one_after_another_each_in_its_image() -> None:
 
 def test_the_algorithm_sees_neither_token_nor_headers_nor_anything_it_could_change() -> None:
     mounts = {item["mountPath"]: item for item in containers()["algorithm"]["volumeMounts"]}
-    assert set(mounts) == {"/input", "/parameters.json", "/output", "/scratch", "/tmp", "/dev/shm"}
-    assert {path for path, item in mounts.items() if item.get("readOnly")} == {"/input", "/parameters.json"}
+    assert set(mounts) == {"/input", "/parameters.json", "/run/closed", "/output", "/scratch", "/tmp", "/dev/shm"}
+    assert {path for path, item in mounts.items() if item.get("readOnly")} == {
+        "/input",
+        "/parameters.json",
+        "/run/closed",
+    }
     assert not any("token" in item["name"] or item["name"] == "source" for item in mounts.values())
 
 
@@ -53,6 +57,17 @@ def test_each_step_gets_its_own_token_and_publish_changes_nothing_it_reads() -> 
         assert all(item["name"] != f"{not_its}-token" for item in containers()[step]["volumeMounts"])
     published = {item["name"]: item.get("readOnly") for item in containers()["publish"]["volumeMounts"]}
     assert all(published[name] for name in ("source", "input", "output"))
+
+
+def test_the_message_of_the_algorithm_lies_in_a_folder_that_fetch_has_closed() -> None:
+    """Its size is limited by nobody: a file that the algorithm could write would fill the node's disk."""
+    algorithm, fetch = containers()["algorithm"], containers()["fetch"]
+    (closed,) = [item for item in algorithm["volumeMounts"] if item["mountPath"] == "/run/closed"]
+    assert algorithm["terminationMessagePath"] == "/run/closed/termination-log"
+    (variable,) = [item["value"] for item in fetch["env"] if item["name"] == "INSITU_CLOSED"]
+    (parameters,) = [item for item in fetch["volumeMounts"] if item["mountPath"] == "/parameters"]
+    assert (closed["name"], closed["readOnly"]) == (parameters["name"], True)
+    assert variable == f"/parameters/{closed['subPath']}/termination-log"
 
 
 def test_no_token_is_in_the_job() -> None:

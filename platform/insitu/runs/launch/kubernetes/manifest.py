@@ -3,7 +3,8 @@
 What each container of the pod sees:
 
     fetch       /step (its own), /step/source and /step/input to write, its token, /parameters to write
-    algorithm   /input and /parameters.json to read, /output, /scratch, /tmp and /dev/shm to write; no token, no headers
+    algorithm   /input and /parameters.json to read, /output, /scratch, /tmp and /dev/shm to write; no token, no headers; in a
+                folder that only root may enter the file of its termination message, whose size no kubelet limits
     publish     /step (its own), /step/source, /step/input and /step/output to read, its token
 
 All run as one user without rights, so that publish can read what the algorithm wrote whatever its mode.
@@ -32,6 +33,8 @@ USER = 65534
 WORK = "/step"
 TOKENS = "/run/insitu"
 REPORT = "/dev/termination-log"
+CLOSED = "/run/closed"
+MESSAGE = "termination-log"
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )  # fmt: skip
@@ -256,7 +259,11 @@ def _step(step: str, specification: JobSpecification, configuration: LauncherCon
         "INSITU_WORK": WORK,
         "INSITU_REPORT": REPORT,
         "INSITU_OUTPUT_BYTES": str(specification.limits.output_bytes),
-        **({"INSITU_PARAMETERS": "/parameters/parameters.json"} if step == "fetch" else {}),
+        **(
+            {"INSITU_PARAMETERS": "/parameters/parameters.json", "INSITU_CLOSED": f"/parameters/closed/{MESSAGE}"}
+            if step == "fetch"
+            else {}
+        ),
     }
     mounts: list[dict[str, Any]] = [
         {"name": f"{step}-work", "mountPath": WORK},
@@ -302,6 +309,8 @@ def _algorithm(specification: JobSpecification, configuration: LauncherConfigura
         amounts[configuration.gpu_resource] = str(limits.gpu)
     return _container("algorithm", image, configuration) | {
         "command": list(specification.algorithm.entrypoint),
+        # Where the container does not get at it. The message is the end of its log all the same.
+        "terminationMessagePath": f"{CLOSED}/{MESSAGE}",
         "env": [{"name": name, "value": value} for name, value in variables.items()],
         "volumeMounts": [
             {"name": "input", "mountPath": "/input", "readOnly": True},
@@ -312,6 +321,8 @@ def _algorithm(specification: JobSpecification, configuration: LauncherConfigura
                 "subPath": "parameters.json",
                 "readOnly": True,
             },
+            # Made by fetch too, without any permission; being read-only it stays so, although its owner is this container's user.
+            {"name": "parameters", "mountPath": CLOSED, "subPath": "closed", "readOnly": True},
             {"name": "output", "mountPath": "/output"},
             {"name": "scratch", "mountPath": "/scratch"},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  # of the container
