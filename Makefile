@@ -13,7 +13,7 @@ BIN = .venv/bin
 
 export BASE_IMAGE GO_IMAGE REGISTRY VERSION SOURCE ENGINE BUILD_ARGUMENTS
 
-.PHONY: help setup setup-tests viewer demo up test cluster images lint types unit system conformance bench locks clean requirements-of-this-machine
+.PHONY: help setup setup-tests viewer demo up test cluster images bundle lint types unit system conformance bench locks clean requirements-of-this-machine
 
 help: ## Show the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -74,7 +74,7 @@ lint: .venv/.dev ## Check style, types, the direction of imports and the scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@if command -v shellcheck > /dev/null; then shellcheck tests/*.sh tests/cluster/*.sh .ci/run; else echo "shellcheck is not installed: scripts are not checked"; fi
+	@if command -v shellcheck > /dev/null; then shellcheck tests/*.sh tests/cluster/*.sh docker/*.sh .ci/run; else echo "shellcheck is not installed: scripts are not checked"; fi
 
 unit: setup-tests ## Tests without the whole platform
 	$(BIN)/pytest tests/unit tests/contract tests/conformance
@@ -91,6 +91,16 @@ cluster: setup-tests ## Tests on a Kubernetes cluster (docs/images.md says which
 images: viewer ## Build the images with docker, podman or buildah; BASE_IMAGE=, REGISTRY=, NAMES=, ARGUMENTS=--json
 	$(PYTHON) docker/build.py $(ARGUMENTS) $(NAMES)
 
+build/bundle/.done: requirements/bundle.txt | $(UV)
+	test -x build/bundle/bin/python || $(UV) venv --quiet --python $(PYTHON) build/bundle
+	$(UV) pip install --quiet --python build/bundle/bin/python --require-hashes -r requirements/bundle.txt
+	touch $@
+
+bundle: viewer build/bundle/.done ## One archive for a site without internet (docs/offline.md); the variables of `make images`
+	PYTHON=$(PYTHON) bash tests/install_helm.sh
+	HELM=$${HELM:-$$(command -v helm || ls "$${XDG_CACHE_HOME:-$$HOME/.cache}"/insitu-tests/helm-*/helm | tail -n 1)} \
+	  build/bundle/bin/python docker/bundle.py $(ARGUMENTS) $(NAMES)
+
 conformance: setup-tests ## Run the DICOMweb suite against ours and Orthanc, write docs/conformance-dicomweb.md
 	$(BIN)/python -m tests.conformance
 
@@ -102,7 +112,7 @@ soak: setup-tests ## Break the platform thousands of times and check that nothin
 
 locks: | $(UV) ## Make the hashed locks anew
 	cd requirements && compile() { $(abspath $(UV)) pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make locks" "$$@"; }; \
-	  for name in uv build platform dev airflow; do compile $$name.in -o $$name.txt; done; \
+	  for name in uv build platform bundle dev airflow; do compile $$name.in -o $$name.txt; done; \
 	  compile --no-deps demo-data.in -o demo-data.txt; \
 	  for package in ../extensions/*/; do (cd $$package && compile requirements.in -o requirements.txt); done
 

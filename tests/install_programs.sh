@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that judge our results (DCMTK, dicom3tools, Orthanc, a browser, bubblewrap, a head CT), where it may.
+# Installs the Debian packages that judge our results (DCMTK, dicom3tools, Orthanc, a browser, a registry, bubblewrap, a head CT), where it may.
 # usage: install_programs.sh [--demo]   --demo: only what the demo uses
 set -euo pipefail
 
-packages=(dcmtk dicom3tools orthanc orthanc-dicomweb gcc libc6-dev curl bubblewrap invesalius-examples chromium fonts-dejavu-core shellcheck)
+packages=(dcmtk dicom3tools orthanc orthanc-dicomweb gcc libc6-dev curl bubblewrap invesalius-examples chromium fonts-dejavu-core shellcheck docker-registry openssl)
 [ "${1:-}" = --demo ] && packages=(bubblewrap invesalius-examples dicom3tools)
 
 missing=()
@@ -25,7 +25,9 @@ if ! { apt-get update && apt-get install --yes --no-install-recommends "${missin
 fi
 rm -f "$log"
 
-# Only its program is wanted: on some machines the package starts a server of its own, which would listen on every address.
-if [[ " ${missing[*]} " == *" orthanc "* ]]; then
-  if [ -d /run/systemd/system ]; then systemctl disable --now orthanc || true; else service orthanc stop || true; fi
-fi > /dev/null 2>&1
+# Only their programs are wanted: on some machines the packages start servers of their own, which would listen on every address.
+for server in orthanc docker-registry; do
+  if [[ " ${missing[*]} " == *" $server "* ]]; then
+    if [ -d /run/systemd/system ]; then systemctl disable --now "$server" || true; else service "$server" stop || true; fi
+  fi
+done > /dev/null 2>&1
