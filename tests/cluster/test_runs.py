@@ -55,8 +55,11 @@ def test_a_pushed_study_comes_back_as_seg_and_sr_with_the_right_volume(ready: Cl
         assert pydicom.dcmread(file).StudyInstanceUID == sent.study
         judged = subprocess.run(["dciodvfy", str(file)], capture_output=True, text=True, check=False)
         assert not [line for line in (judged.stdout + judged.stderr).splitlines() if line.startswith("Error")]
-    (job,) = ready.jobs(run["execution"])
-    assert job["status"]["succeeded"] == 1
+    ready.until(  # the results are there before the pod has ended
+        "the end of its one Job",
+        lambda: ready.jobs(run["execution"]),
+        lambda jobs: [j["status"].get("succeeded") for j in jobs] == [1],
+    )
     print(json.dumps(run["waterfall"]))
 
 
