@@ -460,7 +460,10 @@ class Association:
             pass  # it did not close in time, or did it the hard way
 
     def _log(self, end: str, seconds: float) -> None:
-        logger.info(
+        # Who says nothing is a probe of the port: one every few seconds in a cluster, which would bury the others.
+        silent = not self._reader.received and not end.startswith(("aborted", "failed"))
+        logger.log(
+            logging.DEBUG if silent else logging.INFO,
             "association %s",
             end,
             extra={
