@@ -62,7 +62,7 @@ class Cluster:
         self._prefix = list(prefix)
         self._environment = dict(environment)
         self.load_by = load_by
-        self._network_namespace = network_namespace
+        self.network_namespace = network_namespace
 
     def run(self, *line: str, stdin: str | None = None, timeout: float = 180, check: bool = True) -> str:
         """Run a command where the cluster is reachable; its standard output. `CommandFailed` carries what it said."""
@@ -98,13 +98,13 @@ class Cluster:
 
         Sockets stay where they were opened: what was connected before or in here goes on afterwards.
         """
-        if self._network_namespace is None:
+        if self.network_namespace is None:
             yield
             return
         libc = ctypes.CDLL(None, use_errno=True)
-        with Path("/proc/thread-self/ns/net").open() as ours, self._network_namespace.open() as theirs:
+        with Path("/proc/thread-self/ns/net").open() as ours, self.network_namespace.open() as theirs:
             if libc.setns(theirs.fileno(), CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), f"cannot enter {self._network_namespace}")
+                raise OSError(ctypes.get_errno(), f"cannot enter {self.network_namespace}")
             try:
                 yield
             finally:
