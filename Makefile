@@ -10,6 +10,7 @@ export PYTHONDONTWRITEBYTECODE ?=
 PYTHON ?= python3
 UV = $(shell command -v uv || echo build/uv/bin/uv)
 BIN = .venv/bin
+WORKERS ?= 3
 
 export BASE_IMAGE GO_IMAGE REGISTRY VERSION SOURCE ENGINE BUILD_ARGUMENTS
 
@@ -82,8 +83,8 @@ unit: setup-tests ## Tests without the whole platform
 system: setup-tests ## Tests of the whole platform with a real Airflow
 	$(BIN)/pytest tests/system tests/web
 
-test: setup-tests lint ## All tests but those on a cluster
-	$(BIN)/pytest tests --ignore=tests/cluster
+test: setup-tests lint ## All tests, by WORKERS= processes; those on a cluster where there is one
+	$(BIN)/pytest tests --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder --durations=20
 
 cluster: setup-tests ## Tests on a Kubernetes cluster (docs/images.md says which)
 	$(BIN)/pytest tests/cluster

@@ -17,10 +17,29 @@ from insitu.database import Database, migrate
 
 from .skips import SkipReport
 
+SHARE_A_PLATFORM = ("cluster", "system")  # folders whose tests share one that takes a while to start
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Report skipped tests, and refuse unexpected ones in CI."""
     config.pluginmanager.register(SkipReport(), "skip-report")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, give each file to one of them, and each folder whose tests share a platform.
+
+    Those folders come first: they are what the others wait for at the end.
+    """
+    if not getattr(config.option, "loadgroup", False):
+        return
+    here = Path(__file__).parent
+    groups = {}
+    for item in items:
+        parts = item.path.relative_to(here).parts
+        groups[item] = parts[0] if parts[0] in SHARE_A_PLATFORM else "/".join(parts)
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    items.sort(key=lambda item: groups[item] not in SHARE_A_PLATFORM)
 
 
 @pytest.fixture(scope="session")
