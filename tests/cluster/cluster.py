@@ -88,6 +88,10 @@ class Cluster:
         """What `kubectl get ... -o json` answers, decoded."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
 
+    def raw(self, path: str) -> Any:
+        """What the API server answers to a GET of a path, decoded."""
+        return json.loads(self.kubectl("get", f"--raw={path}"))
+
     def helm(self, *arguments: str, timeout: float = 600, check: bool = True) -> str:
         """Run Helm."""
         return self.run("helm", *arguments, timeout=timeout, check=check)

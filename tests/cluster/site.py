@@ -52,9 +52,12 @@ class ClusterSite(Site):
     release : Release
     images : Images
         For the algorithms that tests install.
+    install_seconds : float, optional
+        How long the installation took; None where it was there.
     """
 
-    def __init__(self, release: Release, images: Images) -> None:
+    def __init__(self, release: Release, images: Images, install_seconds: float | None = None) -> None:
+        self.install_seconds = install_seconds
         self.release = release
         self.namespace = release.namespace
         self.algorithms = release.algorithms
@@ -150,5 +153,4 @@ def site(cluster: Cluster, images: Images) -> Iterator[ClusterSite]:
     with released(cluster, settled(images)) as release:
         began = time.monotonic()
         release.apply("install", "--wait", "--timeout", f"{INSTALL_SECONDS}s", timeout=INSTALL_SECONDS + 30)
-        print(f"helm install --wait: {time.monotonic() - began:.0f} s")
-        yield ClusterSite(release, images)
+        yield ClusterSite(release, images, time.monotonic() - began)
