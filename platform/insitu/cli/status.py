@@ -1,4 +1,4 @@
-"""`insitu status`: how the platform of a home is.
+"""`insitu status`: how the platform of a home is, or the one that INSITU_URL names.
 
 Not here: the record that it reads (insitu.processes), and what would keep it from working (doctor).
 """
@@ -6,6 +6,7 @@ Not here: the record that it reads (insitu.processes), and what would keep it fr
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict
 from importlib import metadata
@@ -28,7 +29,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command()
 def status(home: Home = None, as_json: AsJson = False) -> None:
-    """Show the processes, components and addresses of the platform. Exit status 1 where it does not run or cannot store."""
+    """Show the processes, components and addresses of the platform. Exit status 1 where it does not run or cannot store.
+
+    Where INSITU_URL names a platform, in a cluster for example, its components are shown; its processes are not this machine's.
+    """
+    elsewhere = os.environ.get("INSITU_URL")
+    if elsewhere and home is None:
+        found = facts_from(elsewhere)
+        if as_json:
+            typer.echo(json.dumps(found, indent=1))
+        else:
+            _show_components(found["components"])
+        if found["status"] == "away":
+            raise typer.Exit(1)
+        return
     settings = load(home)
     state = processes.running(settings)
     if state is None:
@@ -66,6 +80,26 @@ def facts_of(settings: Settings, state: State) -> dict[str, Any]:
         "processes": rows,
         "components": {name: asdict(component) for name, component in components.items()},
     }
+
+
+def facts_from(url: str) -> dict[str, Any]:
+    """What a platform at a base URL says of its components: `/readyz`, with the URL as `web`.
+
+    Raises
+    ------
+    Unavailable
+        It does not answer, or is no platform.
+    """
+    import httpx
+
+    remedy = "Look at the address in INSITU_URL, and at the platform's pods or its `insitu up`"
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/readyz", timeout=30, trust_env=False)
+        found = answer.json()
+        return {"web": url, "status": found["status"], "components": dict(found["components"])}
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        why = str(error) if isinstance(error, httpx.HTTPError) else "its answer is no list of components"
+        raise Unavailable("The platform does not say how it is", value=url, why=why, remedy=remedy) from error
 
 
 def _process(record: ProcessRecord) -> dict[str, Any]:
@@ -135,12 +169,19 @@ def _show(facts: dict[str, Any]) -> None:
     table.add_row("together", "", "", "", "", f"{facts['memory_bytes'] / 1e6:.0f} MB")
     console.print(table)
     console.print()
+    _show_components(facts["components"])
+
+
+def _show_components(components: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for heading in ("component", "state", ""):
         table.add_column(heading)
-    for name, component in facts["components"].items():
+    for name, component in components.items():
         table.add_row(name, component["state"], component["says"])
-    console.print(table)
+    Console(highlight=False).print(table)
 
 
 def span(seconds: float) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
-from insitu.cli import COMMANDS, client, command
+from insitu.cli import COMMANDS, client, command, status
 from insitu.cli.status import span
 from insitu.errors import Forbidden, InsituError, Unauthenticated, Unavailable
 from insitu.settings import load
@@ -68,3 +72,32 @@ def test_client_without_a_token_says_how_to_get_one(tmp_path: Path, monkeypatch:
 
 def test_spans_are_said_as_a_person_says_them() -> None:
     assert [span(seconds) for seconds in (5, 65, 3700, 90000)] == ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]
+
+
+@pytest.mark.parametrize(("state", "exit_status"), [("ok", 0), ("degraded", 0), ("away", 1)])
+def test_status_asks_the_platform_that_is_named(state: str, exit_status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a cluster, whose processes are not this machine's."""
+    document = {"status": state, "components": {"database": {"state": state, "says": "answers", "facts": {}}}}
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.path == "/readyz"
+            body = json.dumps(document).encode()
+            self.send_response(503 if state == "away" else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.handle_request).start()
+        monkeypatch.setenv("INSITU_URL", f"http://127.0.0.1:{server.server_port}")
+        done = CliRunner().invoke(status.app, ["--json"])
+    assert done.exit_code == exit_status, done.output
+    assert json.loads(done.stdout)["components"] == document["components"]
+
+
+def test_status_of_something_else_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INSITU_URL", "http://127.0.0.1:9")
+    outcome = CliRunner().invoke(status.app, [])
+    assert isinstance(outcome.exception, Unavailable)
+    assert "http://127.0.0.1:9" in str(outcome.exception)
