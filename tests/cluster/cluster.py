@@ -191,6 +191,16 @@ class Cluster:
         line = ("skopeo", "inspect", "--format", "{{.Digest}}", f"docker://{reference}")
         return f"{reference.rpartition(':')[0]}@{self.run_outside(*line).strip()}"
 
+    def registry(self) -> tuple[list[str], str]:
+        """The registry that nodes pull from: how a program that sends images is told of it, and how the nodes call it."""
+        if self.load_by == "testcluster":
+            if not self._registry_answers():
+                self.run_outside(str(SHARED), "registry", "up")
+            return [f"{self._node_address()}:5000", "--plain-http"], "registry.test"
+        if self.load_by in {"kind", "containerd"}:
+            pytest.skip(f"INSITU_TEST_CLUSTER_LOAD={self.load_by} names no registry, and this needs one")
+        return [self.load_by], self.load_by
+
     def run_outside(self, *line: str, timeout: float = 600) -> str:
         """Run a command on this machine, outside the cluster's network."""
         outcome = subprocess.run(line, capture_output=True, text=True, timeout=timeout, check=False)
@@ -200,9 +210,12 @@ class Cluster:
             )
         return outcome.stdout
 
-    def _registry_answers(self) -> bool:
+    def _node_address(self) -> str:
         (node,) = self.get("nodes")["items"]
-        address = next(entry["address"] for entry in node["status"]["addresses"] if entry["type"] == "InternalIP")
+        return str(next(entry["address"] for entry in node["status"]["addresses"] if entry["type"] == "InternalIP"))
+
+    def _registry_answers(self) -> bool:
+        address = self._node_address()
         with self.network():
             try:
                 socket.create_connection((address, 5000), timeout=2).close()

@@ -38,11 +38,12 @@ class Release:
         self.namespace = namespace
         self.algorithms = Namespace(namespace.cluster, f"{namespace.name}-algorithms")
         self.values = merge(yaml.safe_load(VALUES.read_text()), values)
+        self.chart = CHART  # or a packaged one
 
     def apply(self, command: str, *options: str, values: dict[str, Any] | None = None, timeout: float = 600) -> str:
         """`helm install` or `helm upgrade`; what Helm says."""
         self.values = merge(self.values, values or {})
-        line = ("helm", command, NAME, str(CHART), "--namespace", self.namespace.name, "--values", "-", *options)
+        line = ("helm", command, NAME, str(self.chart), "--namespace", self.namespace.name, "--values", "-", *options)
         return self.namespace.cluster.run(*line, stdin=yaml.safe_dump(self.values), timeout=timeout)
 
     def helm(self, command: str, *options: str, timeout: float = 600) -> str:
