@@ -1,4 +1,4 @@
-"""The chart against a real API server: every object is taken, policies and roles do what they say, data outlives the release.
+"""The chart against a real API server: every object is taken, policies do what they say, data outlives the release.
 
 No image is needed for it: nothing that these tests install ever starts. The installation that runs stands in test_installation.py.
 """
@@ -6,7 +6,6 @@ No image is needed for it: nothing that these tests install ever starts. The ins
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -30,10 +29,6 @@ VALUES: dict[str, Any] = {
     "database": {"bundled": NOWHERE},
     "objectStore": {"bundled": NOWHERE},
 }
-ACCOUNTS = (
-    "receiver", "api", "gateway", "dispatcher", "airflow-api", "airflow-scheduler", "airflow-dag-processor", "preparation",
-    "database", "object-store",
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -112,50 +107,6 @@ def test_a_release_that_keeps_no_data_leaves_nothing(cluster: Cluster, place: Na
     while left := place.kubectl("get", "secrets,pvc", "-o", "name").split():
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
-
-
-def test_what_each_account_may_do_is_what_the_guide_says(cluster: Cluster, place: Namespace) -> None:
-    install(cluster, place, {})
-    algorithms = f"{place.name}-algorithms"
-    launcher = {
-        "jobs.batch": "create get list watch patch delete",
-        "pods": "get list watch patch",
-        "pods/log": "get",
-        "secrets": "create get delete",
-        "events": "list watch",
-    }
-    reconciler = {
-        "jobs.batch": "get list watch patch delete",
-        "pods": "get list watch patch",
-        "pods/log": "get",
-        "events": "list watch",
-    }
-    expected = {
-        ("airflow-scheduler", algorithms): launcher,
-        ("dispatcher", algorithms): reconciler,
-        ("airflow-scheduler", place.name): {"services [insitu-gateway]": "get"},
-    }
-    for account in ACCOUNTS:
-        for namespace in (place.name, algorithms):
-            said = cluster.kubectl(
-                "auth", "can-i", "--list", "-n", namespace, f"--as=system:serviceaccount:{place.name}:insitu-{account}"
-            )
-            assert _beyond_everybody(said) == {
-                resource: set(verbs.split()) for resource, verbs in expected.get((account, namespace), {}).items()
-            }, (account, namespace)
-
-
-def _beyond_everybody(said: str) -> dict[str, set[str]]:
-    """What `can-i --list` says, without the questions about oneself and the addresses that every account may use."""
-    found = {}
-    for line in said.splitlines()[1:]:
-        match = re.match(r"(\S*)\s+\[(.*?)\]\s+\[(.*?)\]\s+\[(.*?)\]$", line)
-        assert match, line
-        resource, addresses, names, verbs = match.groups()
-        if addresses or resource.startswith("self"):
-            continue
-        found[f"{resource} [{names}]" if names else resource] = set(verbs.split())
-    return found
 
 
 def test_only_allowed_images_run_and_nothing_of_the_node_is_given(cluster: Cluster, place: Namespace) -> None:
