@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,17 @@ from .site import ClusterSite
 from .site import site as installed
 
 __all__ = ["launcher", "make_job", "make_launcher", "phantom"]
+
+
+SECONDS = 2400  # of a test: with nothing cached, the first ones also build the cluster and the images
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests on a cluster the time that they may need on a new machine."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.timeout(SECONDS), append=False)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from insitu.runs.launch.kubernetes.configuration import Service
 from ..contract.conftest import PATIENCE, Job
 from .launching import Ground
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("place")]
+pytestmark = pytest.mark.usefixtures("place")
 MakeJob = Callable[..., Job]
 
 LOOK = """

@@ -15,7 +15,7 @@ from insitu.runs.launch.specification import JobOutcome, JobSpecification
 from ..contract.conftest import PATIENCE, Job
 from .launching import Ground
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("place")]
+pytestmark = pytest.mark.usefixtures("place")
 MakeJob = Callable[..., Job]
 
 

@@ -16,7 +16,7 @@ from ..contract.conftest import PATIENCE, Job
 from .cluster import Cluster
 from .launching import Ground
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("place")]
+pytestmark = pytest.mark.usefixtures("place")
 MakeJob = Callable[..., Job]
 
 

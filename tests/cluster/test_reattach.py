@@ -22,7 +22,7 @@ from ..contract.conftest import PATIENCE, Job
 from .launching import Ground
 from .test_outcomes import algorithm_runs, pod_of
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("place")]
+pytestmark = pytest.mark.usefixtures("place")
 MakeJob = Callable[..., Job]
 AWAY_SECONDS = 60.0
 
