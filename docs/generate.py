@@ -49,6 +49,7 @@ def commands_page() -> str:
 
 
 PAGES = {
+    "../platform/insitu/doctor/chart_values.yaml": helm_values.defaults,
     "settings.md": page,
     "commands.md": commands_page,
     "conformance-statement.md": statement,

@@ -61,6 +61,12 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def defaults() -> str:
+    """The chart's defaults without its comments: `insitu doctor` lays a site's values over them, also where the chart is not there."""
+    head = "# Made by docs/generate.py from charts/insitu/values.yaml.\n"
+    return head + yaml.safe_dump(yaml.safe_load((CHART / "values.yaml").read_text()), sort_keys=False)
+
+
 def _closed(part: dict[str, Any]) -> dict[str, Any]:
     """The schema with its insertions made and every object closed that is not said to be free."""
     if part.pop("insertSettings", False):

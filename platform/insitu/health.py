@@ -1,7 +1,7 @@
 """How each part of the platform is, in one word and a sentence, for `/readyz`, `/metrics`, `insitu status` and `insitu doctor`.
 
 Everything is asked at the same time and nothing for longer than some seconds. No patient data. Not here: the processes of this
-machine (processes), and what would keep the platform from starting (insitu.cli.doctor).
+machine (processes), and what would keep the platform from starting (insitu.doctor).
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from pydicom.data import get_testdata_file
 
-from insitu.cli.doctor import examine
 from insitu.dicom.tls import peer_context
+from insitu.doctor.machine import examine
 from insitu.settings import Settings
 from tests.tools import needs_program
 
