@@ -162,7 +162,7 @@ def add_documents(folder: Path, version: str, chart: Path) -> None:
 
 def files(folder: Path) -> list[Path]:
     """The files of the bundle, in order."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted((path for path in folder.rglob("*") if path.is_file()), key=str)
 
 
 def add_sums(folder: Path) -> None:

@@ -205,12 +205,12 @@ def export(program: str, reference: str, folder: Path) -> Layout:
 def unpack(archive: Path, folder: Path) -> Layout:
     """The OCI layout in a tar file, as `docker save` and `skopeo copy ... oci-archive:` write it."""
     with tarfile.open(archive, "r:") as members:
-        if "index.json" not in members.getnames():
-            raise Unusable(
-                f"{archive.name} is not in the OCI layout, which `docker save` writes since Docker 25: update it, "
-                "or take podman or buildah (ENGINE=)"
-            )
         members.extractall(folder, filter="data")
+    if not (folder / "index.json").is_file():
+        raise Unusable(
+            f"{archive.name} is not in the OCI layout, which `docker save` writes since Docker 25: update it, "
+            "or take podman or buildah (ENGINE=)"
+        )
     return Layout(folder)
 
 
