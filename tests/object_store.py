@@ -1,4 +1,4 @@
-"""A real S3 server (versitygw) over a folder, on a free port of the loopback address."""
+"""A real S3 server (versitygw) over a folder, on a free port of the loopback address unless told otherwise."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class ObjectStore:
     """
 
     bucket = "images"
+    host = "127.0.0.1"
 
     def __init__(self, folder: Path) -> None:
         self._program = need_object_store()
@@ -75,7 +76,7 @@ class ObjectStore:
     @property
     def server(self) -> str:
         """URL of the server."""
-        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self.certificate else 'http'}://{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -89,7 +90,7 @@ class ObjectStore:
         tls = ["--cert", str(self.certificate[0]), "--key", str(self.certificate[1])] if self.certificate else []
         with (self._folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [self._program, "--quiet", "--port", f"127.0.0.1:{self.port}", "--health", "/health", "--iam-dir",
+                [self._program, "--quiet", "--port", f"{self.host}:{self.port}", "--health", "/health", "--iam-dir",
                  self._folder / "iam", *tls, "posix", *self._options(), self.root],
                 env={"ROOT_ACCESS_KEY": access, "ROOT_SECRET_KEY": secret, "PATH": os.environ["PATH"]},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -38,6 +38,7 @@ from insitu_services.anchor import anchor
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+SIGN = "dispatcher.alive"  # in the home: touched by each turn, so that who starts processes can tell one that hangs
 LOOK_BY_ITSELF = 1.0  # seconds after which the loop looks without having been woken
 RECONCILE_EVERY = 5.0  # seconds
 SEAL_EVERY = 1.0  # seconds
@@ -86,7 +87,10 @@ class Dispatcher:
         # In a thread of its own: an engine that is slow or silent holds up no series.
         threading.Thread(target=self._talk, name="engine", daemon=True).start()
         listener: Listener | None = None
+        sign = self.settings.home / SIGN
         while not self.stopping:
+            with suppress(OSError):  # a full disk is no reason to stop
+                sign.touch()
             wait = self.turn()
             try:
                 if listener is None:

@@ -49,6 +49,12 @@ def test_only_those_who_talk_to_kubernetes_have_a_token(documents: list[Any]) ->
     assert all(item["automountServiceAccountToken"] is False for item in of_kind(documents, "ServiceAccount").values())
 
 
+def test_whoever_runs_on_is_started_anew_when_it_hangs(documents: list[Any]) -> None:
+    for name, pod in pods(documents).items():
+        if name.split()[0] in ("Deployment", "StatefulSet"):
+            assert all("livenessProbe" in container for container in pod["spec"]["containers"]), name
+
+
 def test_every_container_says_what_it_needs_and_what_it_may_take(documents: list[Any]) -> None:
     for name, pod in pods(documents).items():
         for container in containers(pod):

@@ -19,7 +19,7 @@ from insitu.dicom.wrap import wrap_volume
 from insitu.routing import apply as routing
 from insitu.runs.launch.process import ProcessLauncher
 from insitu.settings import Settings, load
-from insitu_services.dispatcher.loop import Dispatcher
+from insitu_services.dispatcher.loop import LOOK_BY_ITSELF, SIGN, Dispatcher
 
 
 class ScriptedEngine:
@@ -179,5 +179,39 @@ def test_an_engine_that_does_not_answer_holds_up_no_series(
             time.sleep(0.05)
     finally:
         engine.let_go.set()
+        dispatcher.stop()
+        running.join(120)
+
+
+def test_a_loop_that_hangs_leaves_no_sign_any_more(database: Database, archive: Archive, settings: Settings) -> None:
+    """By its sign the one who started it, a kubelet for example, finds out."""
+    hangs, let_go = threading.Event(), threading.Event()
+    turns = 0
+
+    class Hanging(Dispatcher):
+        def turn(self) -> float:
+            nonlocal turns
+            turns += 1
+            if turns == 3:
+                hangs.set()
+                let_go.wait(120)
+            return super().turn()
+
+    dispatcher = Hanging(settings, database, archive.blobs, ScriptedEngine(), ProcessLauncher(settings.jobs))  # type: ignore[arg-type]
+    running = threading.Thread(target=dispatcher.run)
+    running.start()
+    try:
+        assert hangs.wait(120)
+        sign = settings.home / SIGN
+        last = sign.stat().st_mtime_ns
+        time.sleep(2 * LOOK_BY_ITSELF)
+        assert sign.stat().st_mtime_ns == last
+        let_go.set()
+        deadline = time.monotonic() + 120
+        while sign.stat().st_mtime_ns == last:
+            assert time.monotonic() < deadline, "no sign after it went on"
+            time.sleep(0.05)
+    finally:
+        let_go.set()
         dispatcher.stop()
         running.join(120)
