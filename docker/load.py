@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, Sequence  # noqa: UP035 - Python 3.9
 HERE = Path(__file__).resolve().parent
 PASSWORD = "INSITU_REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable
 TRIES = 4
+BUSY = (429, 500, 502, 503, 504)
 PATIENCE = 120.0  # seconds without a sign of the registry
 MANIFESTS = ", ".join(
     f"application/vnd.{kind}+json" for kind in ("oci.image.manifest.v1", "docker.distribution.manifest.v2")
@@ -39,6 +40,10 @@ MANIFESTS = ", ".join(
 
 class Trouble(Exception):
     """What went wrong, in a sentence with what to do."""
+
+
+class Passing(Trouble):
+    """Trouble that may be over in a moment."""
 
 
 class Answer(NamedTuple):
@@ -111,7 +116,8 @@ class Registry:
         size = path.stat().st_size
         answer = self.ask("PUT", target, scopes, path, {"Content-Type": "application/octet-stream"}, tries=1)
         if answer.status != 201:
-            raise Trouble(self._explain(answer, f"{what} ({megabytes(size)})"))
+            said = self._explain(answer, f"{what} ({megabytes(size)})")
+            raise Passing(said) if answer.status in BUSY else Trouble(said)
         return True
 
     def send_manifest(self, repository: str, tag: str, digest: str, content: bytes) -> str:
@@ -167,14 +173,14 @@ class Registry:
                 answer = self._exchange(method, url, body, sent)
             except (ConnectionError, http.client.HTTPException, TimeoutError) as error:
                 if tries < 1:
-                    raise Trouble(self._unreached(url, error, body)) from error
+                    raise Passing(self._unreached(url, error, body)) from error
             else:
                 if answer.status == 401 and ours and not fresh:
                     fresh = True
                     tries += 1
                     self._authorisation[scopes] = self._authorise(answer, scopes)
                     continue
-                if answer.status not in (429, 500, 502, 503, 504) or tries < 1:
+                if answer.status not in BUSY or tries < 1:
                     return answer
                 if (answer.headers.get("Retry-After") or "").isdigit():
                     pause = min(60.0, float(answer.headers["Retry-After"]))
@@ -265,7 +271,7 @@ class Registry:
         except (ConnectionError, http.client.HTTPException, TimeoutError) as error:
             raise Trouble(f"{self.host} has logins checked by {realm.netloc}, which is not reached: {error}") from error
         if given.status != 200:
-            raise Trouble(self._explain(given._replace(headers=answer.headers), f"logging in at {realm.netloc}"))
+            raise Trouble(self._explain(given, f"logging in at {realm.netloc}"))
         found = json.loads(given.body)
         return "Bearer " + str(found.get("token") or found.get("access_token") or "")
 
@@ -385,10 +391,8 @@ def send(registry: Registry, folder: Path, prefix: str, images: Sequence[dict[st
                         sent += path.stat().st_size
                         count += 1
                     break
-                except Trouble as trouble:
-                    if not left or not isinstance(
-                        trouble.__cause__, (ConnectionError, http.client.HTTPException, TimeoutError)
-                    ):
+                except Passing:
+                    if not left:
                         raise
                     time.sleep(2.0 * (TRIES - left))
             where.setdefault(digest, repository)

@@ -78,7 +78,7 @@ def test_one_cut_connection_and_a_busy_registry_are_survived(bundle: Path, regis
     with Front(registry.address) as front:
         front.script("PUT .*blobs", 0, times=1)
         front.script("POST", 429, {"Retry-After": "0"}, times=2)
-        front.script("PUT .*manifests", 503, times=1)
+        front.script("PUT .*(manifests|blobs)", 503, times=2)
         done = load(bundle, front.address, "--plain-http")
     assert done.returncode == 0, done.stderr
     assert registry.manifests("insitu/platform") == {listed(bundle)["platform"]["digest"]}
