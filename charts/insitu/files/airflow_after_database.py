@@ -17,7 +17,7 @@ def main():
     """Wait, then become it."""
     arguments = sys.argv[1:]
     schema = arguments[:1] == ["--schema"]
-    config = configparser.ConfigParser(interpolation=None)
+    config = configparser.ConfigParser()  # which reads %% as %, as Airflow does
     config.read(os.path.join(os.environ["AIRFLOW_HOME"], "airflow.cfg"))
     address = config["database"]["sql_alchemy_conn"].replace("+psycopg2", "", 1)
     told = None
