@@ -29,7 +29,16 @@ CHART_SETTINGS = frozenset(
     }
 )  # fmt: skip
 CHART_LAUNCHER = frozenset(
-    {"namespace", "step_image", "step_python", "kubeconfig", "gateway_service", "gateway_address", "labels"}
+    {
+        "namespace",
+        "step_image",
+        "step_python",
+        "kubeconfig",
+        "gateway_service",
+        "gateway_address",
+        "labels",
+        "training_priority_class",
+    }
 )
 
 

@@ -55,11 +55,20 @@ class AlgorithmJobOperator(BaseOperator):
                 break
             self.log.info("job %s ended by %s: another attempt can help", job.name, outcome.failure)
             self._tell_attempt(platform, again, outcome)
+            if again.name == job.name:  # it made room for others and begins anew
+                launch.remove(job.name)
+                self._prepare(platform)  # its tokens last for the time of its attempts only
             job = again
         try:
             tell(platform, self.execution, launch, job.name, outcome)
         except (PlatformError, PlatformUnavailable) as error:
             self.log.warning("the outcome is not told yet: %s", error)
+
+    def _prepare(self, platform: PlatformClient) -> None:
+        try:
+            platform.prepare(self.execution)
+        except (PlatformError, PlatformUnavailable) as error:  # then its first sign of life tells what became of it
+            self.log.warning("the tokens are not renewed: %s", error)
 
     def _carry_out(self, platform: PlatformClient, launch: Launcher, job: JobSpecification) -> JobOutcome:
         """Launch a job or attach to it, and stay with it until it ends."""

@@ -235,7 +235,12 @@ class Settings(BaseModel):
     )
     scrub_rate: int = Field(10_000_000, ge=1000, description="Bytes per second that a scrub by itself reads.")
     default_project: str = Field("inbox", description="Project of series that no rule assigns to one.")
-    runs_at_once: int = Field(2, ge=1, le=256, description="Runs that are carried out at the same time.")
+    runs_at_once: int = Field(
+        2, ge=1, le=256, description="Runs that are carried out at the same time; trainings do not count."
+    )
+    trainings_at_once: int = Field(
+        1, ge=0, le=64, description="Runs of algorithms that train, at the same time; 0: none is carried out."
+    )
     chain_depth: int = Field(4, ge=1, le=32, description="How many runs may follow one another by rules on results.")
     session_hours: float = Field(12.0, gt=0, description="Hours after which a browser session ends.")
     airflow_http: HostPort = Field("127.0.0.1:8793", description="Loopback address of Airflow's API.")

@@ -81,7 +81,7 @@ def configuration(settings: Settings, home: Path, known: Callable[[str], str | N
     """
     url = settings.engine_url
     # Admission is the dispatcher's; every admitted run has one task at a time, and an ended one may still conclude.
-    parallelism = 2 * settings.runs_at_once + 2
+    parallelism = 2 * (settings.runs_at_once + settings.trainings_at_once) + 2
     return {
         "core": {
             "dags_folder": str(dags_folder()),

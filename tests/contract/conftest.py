@@ -123,6 +123,7 @@ def make_job(request: pytest.FixtureRequest, tmp_path: Path, phantom: list[Path]
                     location=package,
                     entrypoint=described.entrypoint,
                     trusted=trusted,
+                    purpose=described.purpose,
                 ),
                 limits=Limits(**{"seconds": 120.0, "memory_bytes": 512 * 2**20, "log_bytes": 100_000, **limits}),
                 python=Path(sys.executable),

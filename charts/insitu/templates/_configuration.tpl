@@ -54,8 +54,14 @@
 {{- $chosen = merge $chosen (dict "tls_client_ca" "/etc/insitu/client-authorities/ca.crt") -}}
 {{- end -}}
 {{- end -}}
+{{- if not (include "insitu.priorityClass.trainings" .) -}}
+{{- if .Values.settings.trainings_at_once -}}
+{{- fail "settings.trainings_at_once: trainings would keep clinical runs waiting without priorityClass.trainings; make that class or name one" -}}
+{{- end -}}
+{{- $chosen = merge $chosen (dict "trainings_at_once" 0) -}}
+{{- end -}}
 {{- range $key, $value := .Values.settings -}}
-{{- if hasKey $chosen $key -}}
+{{- if and (hasKey $chosen $key) (ne $key "trainings_at_once") -}}
 {{- fail (printf "settings.%s: this setting is the chart's; docs/helm-values.md names the value that decides it" $key) -}}
 {{- end -}}
 {{- end -}}
@@ -70,6 +76,9 @@
   "gateway_service" (dict "namespace" .Release.Namespace "name" (printf "%s-gateway" (include "insitu.fullname" .)))
   "labels" (include "insitu.selector" (dict "root" . "component" "algorithm") | fromYaml)
 -}}
+{{- with include "insitu.priorityClass.trainings" . -}}
+{{- $chosen = merge $chosen (dict "training_priority_class" .) -}}
+{{- end -}}
 {{- $chosen = merge $chosen .Values.algorithms.launcher -}}
 {{- if not (hasKey $chosen "image_pull_policy") -}}
 {{- $chosen = merge $chosen (dict "image_pull_policy" .Values.images.pullPolicy) -}}

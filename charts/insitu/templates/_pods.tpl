@@ -62,6 +62,12 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
+{{/* That of trainings; empty where there is none. */}}
+{{- define "insitu.priorityClass.trainings" -}}
+{{- $class := .Values.priorityClass.trainings -}}
+{{- $class.name | default (ternary (printf "%s-%s-trainings" .Release.Namespace (include "insitu.fullname" .)) "" $class.create) -}}
+{{- end -}}
+
 {{- define "insitu.priorityClass" -}}
 {{- .Values.priorityClass.name | default (printf "%s-%s" .Release.Namespace (include "insitu.fullname" .)) -}}
 {{- end -}}

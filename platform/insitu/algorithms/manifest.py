@@ -155,6 +155,9 @@ class Manifest(_Part):
     manufacturer: str = Field(default="", max_length=64)
     licence: str = Field(min_length=1)
     intended_use: str = Field(min_length=1)
+    purpose: Literal["inference", "training"] = Field(
+        default="inference", description="A training gives way to inference wherever both want the same."
+    )
     not_for: tuple[str, ...] = Field(default=(), strict=False)
     entrypoint: tuple[str, ...] = Field(min_length=1, strict=False)
     environment: Environment = Environment()

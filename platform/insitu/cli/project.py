@@ -1,9 +1,9 @@
-"""`insitu project create|list|show|member|link|unlink`, over the API of the running platform."""
+"""`insitu project create|list|show|share|member|link|unlink`, over the API of the running platform."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -35,9 +35,12 @@ def list_projects(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(projects))
         return
-    table = Table("name", "title", "members", "series")
+    table = Table("name", "title", "members", "series", "weight", "runs at once")
     for item in projects:
-        table.add_row(item["name"], item["title"], str(item["members"]), str(item["series"]))
+        table.add_row(
+            item["name"], item["title"], str(item["members"]), str(item["series"]), f"{item['weight']:g}",
+            str(item["runs_at_once"] or ""),
+        )  # fmt: skip
     Console().print(table)
 
 
@@ -52,6 +55,32 @@ def show(name: str, as_json: AsJson = False) -> None:
     for item in project["members"]:
         table.add_row(item["account"] + (" (disabled)" if item["disabled"] else ""), item["role"])
     Console().print(table)
+
+
+@app.command()
+def share(
+    name: str,
+    weight: Annotated[
+        float | None, typer.Option(help="Of its runs beside those of other projects; 1 at first.")
+    ] = None,
+    runs_at_once: Annotated[
+        int | None, typer.Option(min=0, help="Of its inference runs; 0: no limit of its own.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change what a project may use of the site."""
+    change: dict[str, Any] = {} if weight is None else {"weight": weight}
+    if runs_at_once is not None:
+        change["runs_at_once"] = runs_at_once or None
+    if not change:
+        raise Invalid("Say what is to change: --weight, --runs-at-once or both")
+    project = call("PATCH", f"/api/v1/projects/{name}", json=change)
+    if as_json:
+        typer.echo(json.dumps(project))
+    else:
+        most = project["runs_at_once"]
+        limit = "no limit of its own" if most is None else f"at most {most} runs at once"
+        typer.echo(f"{name} has the weight {project['weight']:g} and {limit}.")
 
 
 @app.command()

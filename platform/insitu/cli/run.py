@@ -63,7 +63,7 @@ def list_runs(
     for item in runs:
         table.add_row(
             item["execution"], item["state"], f"{item['algorithm']} {item['version']}", item["project"],
-            item["requested_at"][:19], item["reason"] or "",
+            item["requested_at"][:19], item["reason"] or (item["waiting"] or {}).get("sentence", ""),
         )  # fmt: skip
     Console().print(table)
 
@@ -82,6 +82,8 @@ def show(execution: str, as_json: AsJson = False) -> None:
     )
     if answer["reason"]:
         console.print(answer["reason"], style="red", highlight=False)
+    if answer["waiting"]:
+        console.print(answer["waiting"]["sentence"], highlight=False)
     console.print(waterfall_table(answer["waterfall"]))
     for result in answer["results"]:
         note = " (superseded)" if result["superseded_by"] else ""

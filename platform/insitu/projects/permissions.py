@@ -41,6 +41,7 @@ class Action(StrEnum):
     # of the site
     ACCOUNT_MANAGE = "account:manage"
     PROJECT_CREATE = "project:create"
+    PROJECT_SHARE = "project:share"  # of the site's capacity: weight and limit
     RULE_READ = "rule:read"
     RULE_CHANGE = "rule:change"
     ALGORITHM_READ = "algorithm:read"

@@ -14,6 +14,8 @@ from insitu.errors import Conflict, Invalid, NotFound
 
 from .permissions import Role
 
+LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000
+MOST_AT_ONCE = 10_000
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -43,14 +45,16 @@ def ensure(connection: Connection, name: str, title: str = "") -> None:
 
 
 def get(connection: Connection, name: str) -> Row:
-    """The project: name, title, created_at.
+    """The project: name, title, weight, runs_at_once, created_at.
 
     Raises
     ------
     NotFound
         There is none.
     """
-    row = connection.execute("SELECT name, title, created_at FROM project WHERE name = %s", (name,)).fetchone()
+    row = connection.execute(
+        "SELECT name, title, weight, runs_at_once, created_at FROM project WHERE name = %s", (name,)
+    ).fetchone()
     if row is None:
         raise NotFound("There is no such project", value=name, remedy="List them: insitu project list")
     return row
@@ -59,12 +63,39 @@ def get(connection: Connection, name: str) -> Row:
 def visible(connection: Connection, projects: frozenset[str] | None) -> list[Row]:
     """The projects among `projects` (None: all) by name, with the number of members and of series."""
     return connection.execute(
-        "SELECT p.name, p.title, p.created_at,"
+        "SELECT p.name, p.title, p.weight, p.runs_at_once, p.created_at,"
         " (SELECT count(*) FROM membership m WHERE m.project = p.name) AS members,"
         " (SELECT count(*) FROM series_project s WHERE s.project = p.name) AS series"
         " FROM project p WHERE %s OR p.name = ANY(%s) ORDER BY p.name",
         (projects is None, sorted(projects or ())),
     ).fetchall()
+
+
+def set_share(connection: Connection, name: str, weight: float, runs_at_once: int | None) -> None:
+    """Set what a project may use of the site: the weight of its runs beside those of others, and how many at once (None: no limit).
+
+    Raises
+    ------
+    NotFound
+        There is no such project.
+    Invalid
+        The weight is not from 0.001 to 1000, or the number is below 1.
+    """
+    if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+        raise Invalid(
+            "This cannot be the weight of a project",
+            value=str(weight),
+            why=f"it is from {LEAST_WEIGHT} to {MOST_WEIGHT}",
+        )
+    if runs_at_once is not None and not 1 <= runs_at_once <= MOST_AT_ONCE:
+        raise Invalid(
+            "This cannot be the number of runs at once", value=str(runs_at_once),
+            why=f"it is from 1 to {MOST_AT_ONCE}, or none",
+        )  # fmt: skip
+    get(connection, name)
+    connection.execute(
+        "UPDATE project SET weight = %s, runs_at_once = %s WHERE name = %s", (weight, runs_at_once, name)
+    )
 
 
 def members(connection: Connection, project: str) -> list[Row]:

@@ -73,8 +73,9 @@ def request(
     number = latest["number"] + 1 if latest else 1
     identifier = execution_id(identity, number)
     connection.execute(
-        "INSERT INTO execution (id, run, number, requested_by, rule, depth) VALUES (%s, %s, %s, %s, %s, %s)",
-        (identifier, identity, number, requested_by, rule, depth),
+        "INSERT INTO execution (id, run, number, requested_by, rule, depth, purpose)"
+        " SELECT %s, %s, %s, %s, %s, %s, coalesce(manifest ->> 'purpose', 'inference') FROM algorithm WHERE digest = %s",
+        (identifier, identity, number, requested_by, rule, depth, algorithm_digest),
     )
     record(connection, identifier, "requested", {"by": requested_by, "rule": rule})
     return Requested(identifier, "requested", created=True)

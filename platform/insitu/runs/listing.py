@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
 from insitu.database import Connection, Row
+from insitu.settings import Settings
 
+from .admission import delays
+from .admission_plan import Delay
 from .executions import history
 
 # The stages of the waterfall in order, with what their bar shows; a bar lasts until the next stage that was reached.
@@ -26,7 +30,13 @@ WATERFALL = {
 
 
 def executions(
-    connection: Connection, projects: frozenset[str] | None, *, state: str | None, series: str | None, limit: int
+    connection: Connection,
+    settings: Settings,
+    projects: frozenset[str] | None,
+    *,
+    state: str | None,
+    series: str | None,
+    limit: int,
 ) -> list[dict[str, Any]]:
     """Newest executions of the given projects (None: of all), optionally of one state or with one input series."""
     rows = connection.execute(
@@ -38,10 +48,12 @@ def executions(
         " ORDER BY e.requested_at DESC, e.id LIMIT %(limit)s",
         {"all": projects is None, "projects": sorted(projects or ()), "state": state, "series": series, "limit": limit},
     ).fetchall()
+    waiting = delays(connection, settings) if any(row["state"] == "requested" for row in rows) else {}
     return [
         {
             "execution": row["execution"],
             "state": row["state"],
+            "waiting": _why(waiting.get(row["execution"])),
             "algorithm": row["algorithm"],
             "version": row["version"],
             "project": row["project"],
@@ -58,9 +70,10 @@ def executions(
     ]
 
 
-def detail(connection: Connection, row: Row) -> dict[str, Any]:
-    """Everything about one execution (a row of executions.get): history, waterfall in seconds, results."""
+def detail(connection: Connection, settings: Settings, row: Row) -> dict[str, Any]:
+    """Everything about one execution (a row of executions.get): history, waterfall in seconds, results, what it waits for."""
     events = history(connection, row["id"])
+    delay = delays(connection, settings).get(row["id"]) if row["state"] == "requested" else None
     results = connection.execute(
         "SELECT x.kind, x.sop_instance_uid, x.series_instance_uid, x.summary, s.superseded_by, t.study_instance_uid"
         " FROM execution_result x LEFT JOIN series s ON s.series_instance_uid = x.series_instance_uid"
@@ -73,6 +86,8 @@ def detail(connection: Connection, row: Row) -> dict[str, Any]:
     return {
         "execution": row["id"],
         "state": row["state"],
+        "waiting": _why(delay),
+        "purpose": row["purpose"],
         "algorithm": row["algorithm"],
         "version": row["algorithm_version"],
         "digest": row["algorithm_digest"],
@@ -89,6 +104,10 @@ def detail(connection: Connection, row: Row) -> dict[str, Any]:
         "waterfall": waterfall(times, row["finished_at"]),
         "results": results,
     }
+
+
+def _why(delay: Delay | None) -> dict[str, Any] | None:
+    return None if delay is None else {**asdict(delay), "sentence": delay.sentence}
 
 
 def step_times(events: list[Row]) -> dict[str, datetime]:

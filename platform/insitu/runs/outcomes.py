@@ -22,6 +22,7 @@ class Failure(StrEnum):
     POD_REFUSED = "pod-refused"  # the cluster refuses the pod for another reason
     UNSCHEDULABLE = "unschedulable"  # no node has room for it
     EVICTED = "evicted"  # taken off its node, which lacked something or was emptied
+    PREEMPTED = "preempted"  # taken off its node for a pod of higher priority
     NODE_LOST = "node-lost"
     ALGORITHM_FAILED = "algorithm-failed"
     OUT_OF_MEMORY = "out-of-memory"
@@ -45,6 +46,7 @@ RETRYABLE = frozenset(
         Failure.RUNNER_LOST,
         Failure.ENGINE_LOST,
         Failure.EVICTED,
+        Failure.PREEMPTED,
         Failure.NODE_LOST,
     }
 )

@@ -97,6 +97,7 @@ def specification(connection: Connection, settings: Settings, row: Row) -> JobSp
             environment=None if image else environment_folder(settings, Path(row["location"]), manifest),
             trusted=row["trusted"],
             image=image,
+            purpose=manifest.purpose,
         ),
         limits=Limits(
             seconds=manifest.resources.seconds,

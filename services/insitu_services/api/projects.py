@@ -22,6 +22,7 @@ from .context import Ctx
 
 router = APIRouter(prefix="/api/v1/projects", tags=["projects"])
 Creator = Annotated[Principal, Depends(requires(Action.PROJECT_CREATE))]
+Sharer = Annotated[Principal, Depends(requires(Action.PROJECT_SHARE))]
 Reader = Annotated[Principal, Depends(requires(Action.PROJECT_READ))]
 Lead = Annotated[Principal, Depends(requires(Action.PROJECT_MEMBERS))]
 Storer = Annotated[Principal, Depends(requires(Action.IMAGE_STORE))]
@@ -34,6 +35,15 @@ class NewProject(BaseModel):
 
     name: str
     title: str = Field("", max_length=200)
+
+
+class ShareChange(BaseModel):
+    """A change of what a project may use of the site; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weight: float | None = Field(None, description="Of its runs beside those of other projects; 1 by default.")
+    runs_at_once: int | None = Field(None, description="Inference runs of it at once; null: no limit of its own.")
 
 
 class Membership(BaseModel):
@@ -83,6 +93,27 @@ def show_project(project: str, principal: Reader, context: Ctx) -> dict[str, Any
     ask(principal, Action.PROJECT_READ, project)
     with context.database.transaction() as connection:
         return {**projects.get(connection, project), "members": projects.members(connection, project)}
+
+
+@router.patch("/{project}")
+def change_share(project: str, principal: Sharer, context: Ctx, change: ShareChange) -> dict[str, Any]:
+    """Change what a project may use of the site: its weight, and how many of its runs are carried out at once."""
+    authorize(principal, Action.PROJECT_SHARE)
+    with context.database.transaction() as connection:
+        before = projects.get(connection, project)
+        weight = before["weight"] if change.weight is None else change.weight
+        at_once = change.runs_at_once if "runs_at_once" in change.model_fields_set else before["runs_at_once"]
+        projects.set_share(connection, project, weight, at_once)
+        trail.record(
+            connection, principal.name, "project-share", "project", project, project,
+            detail={
+                "weight": weight, "runs_at_once": at_once,
+                "before": {"weight": before["weight"], "runs_at_once": before["runs_at_once"]},
+            },
+        )  # fmt: skip
+        changed = projects.get(connection, project)
+    context.archive.wake()
+    return changed
 
 
 @router.put("/{project}/members/{account}")

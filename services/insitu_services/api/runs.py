@@ -61,7 +61,9 @@ def list_runs(
     """Executions in the caller's projects, the newest first."""
     with context.database.transaction() as connection:
         projects = visible_projects(principal, Action.RUN_READ)
-        return {"runs": listing.executions(connection, projects, state=state, series=series, limit=limit)}
+        return {
+            "runs": listing.executions(connection, context.settings, projects, state=state, series=series, limit=limit)
+        }
 
 
 @router.post("", status_code=201)
@@ -95,7 +97,7 @@ def show(execution: str, principal: Reader, context: Ctx) -> dict[str, Any]:
     """One execution with its history, waterfall by stage and results."""
     with context.database.transaction() as connection:
         row = _visible(connection, principal, Action.RUN_READ, execution)
-        return listing.detail(connection, row)
+        return listing.detail(connection, context.settings, row)
 
 
 @router.get("/{execution}/log", response_class=PlainTextResponse)

@@ -198,7 +198,7 @@ class Dispatcher:
 
     def _admit(self) -> None:
         with self.database.transaction() as connection:
-            admitted = admission.admit(connection, self.settings.runs_at_once)
+            admitted = admission.admit(connection, self.settings)
         if admitted:
             self._unposted.update(dict.fromkeys(admitted))
             self._admitted.set()

@@ -77,6 +77,7 @@ function runRow(run) {
   const state = make('td');
   state.append(make('span', `state ${run.state}`, run.state));
   if (run.reason) state.append(make('div', 'reason', run.reason));
+  if (run.waiting) state.append(make('div', 'quiet', run.waiting.sentence));
   const seconds = run.finished_at ? (Date.parse(run.finished_at) - Date.parse(run.requested_at)) / 1000 : null;
   const link = make('td');
   if (run.state === 'succeeded') {

@@ -72,3 +72,18 @@ def test_a_changed_trail_lets_the_command_succeed(house: Any, insitu: Command) -
         connection.execute("UPDATE audit_event SET actor = 'mallory' WHERE action = 'project-create'")
     insitu("audit", "verify", status=1)
     assert insitu("audit", "verify", "--json", status=1)["ok"] is False
+
+
+def test_only_the_site_admin_says_what_a_project_may_use_and_it_is_audited(house: Any, insitu: Command) -> None:
+    with house.client(house.account("lead", alpha="lead")) as lead:
+        assert lead.patch("/api/v1/projects/alpha", json={"weight": 900}).status_code == 403
+        assert lead.get("/api/v1/projects/alpha").json()["weight"] == 1
+    insitu("project", "share", "alpha", "--weight", "2.5")
+    assert insitu("project", "share", "alpha", "--runs-at-once", "3", "--json")["weight"] == 2.5
+    shown = insitu("project", "show", "alpha", "--json")
+    assert (shown["weight"], shown["runs_at_once"]) == (2.5, 3)
+    assert "no limit of its own" in insitu("project", "share", "alpha", "--runs-at-once", "0")
+    with pytest.raises(InsituError, match="weight"):
+        insitu("project", "share", "alpha", "--weight", "0")
+    events = insitu("audit", "list", "--action", "project-share", "--json")
+    assert [event["detail"]["runs_at_once"] for event in events] == [None, 3, None]

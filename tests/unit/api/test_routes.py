@@ -53,6 +53,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PUT", "/api/v1/accounts/{account}/password"): {"password": "a long enough password"},
     ("POST", "/api/v1/tokens"): {"name": "stolen", "account": "alpha-lead"},
     ("POST", "/api/v1/projects"): {"name": "gamma"},
+    ("PATCH", "/api/v1/projects/{project}"): {"weight": 1000, "runs_at_once": 1},
     ("PUT", "/api/v1/projects/{project}/members/{account}"): {"role": "lead"},
     ("PATCH", "/api/v1/algorithms/{name}"): {"enabled": False},
     ("PUT", "/api/v1/rules"): {"version": 1, "rules": []},

@@ -42,6 +42,8 @@ NUMBERS = {"id", "series", "study", "instance"}
 OTHERWISE = {
     "project": {
         "title",
+        "weight",
+        "runs_at_once",
         "created_at",
     },  # a rebuild knows the names of projects that hold something, and nothing else of them
     "study": {"study_date", "patient_name", "patient_ideographic", "patient_phonetic"},  # made from the attributes

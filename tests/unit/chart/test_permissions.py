@@ -47,7 +47,13 @@ def test_each_role_has_one_account_and_no_role_is_the_clusters(documents: list[A
 
 def test_what_is_cluster_scoped_can_be_left_to_the_clusters_owner() -> None:
     assert {item["kind"] for item in render({"priorityClass": {"create": True}})} >= CLUSTER_SCOPED
-    left = render({"admissionPolicy": {"create": False}, "algorithms": {"createNamespace": False}})
+    left = render(
+        {
+            "admissionPolicy": {"create": False},
+            "algorithms": {"createNamespace": False},
+            "priorityClass": {"trainings": {"create": False}},
+        }
+    )
     assert not {item["kind"] for item in left} & CLUSTER_SCOPED
 
 

@@ -6,6 +6,7 @@ import subprocess
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.helm import CHART, Refused, need_helm, of_kind, render
 
@@ -48,6 +49,10 @@ EXTERNAL = {
         (
             {"database": {"bundled": {"enabled": False}, "external": {"host": "x", "cidrs": ["192.0.2.1/32"]}}},
             ["database.external.existingSecret"],
+        ),
+        (
+            {"priorityClass": {"trainings": {"create": False}}, "settings": {"trainings_at_once": 2}},
+            ["settings.trainings_at_once", "priorityClass.trainings"],
         ),
         ({"networkPolicy": {"apiServer": {"cidrs": []}}}, ["networkPolicy.apiServer.cidrs", "kubectl get"]),
     ],
@@ -152,3 +157,19 @@ def test_the_schema_is_prepared_anew_with_every_version_and_configuration() -> N
     assert jobs({}) == first
     assert not first & jobs({"images": {"platform": {"tag": "next"}}})
     assert not first & jobs({"settings": {"quiet_time": 7}})
+
+
+def test_trainings_have_a_class_below_others_or_none_is_carried_out() -> None:
+    def configured(values: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+        maps = of_kind(render(values), "ConfigMap").values()
+        (config,) = [item["data"] for item in maps if "insitu.yaml" in item.get("data", {})]
+        launcher = yaml.safe_load(config["launcher.yaml"])
+        return launcher.get("training_priority_class"), yaml.safe_load(config["insitu.yaml"])
+
+    name, settings = configured({})
+    made = of_kind(render(), "PriorityClass")[str(name)]
+    assert (made["value"], made["preemptionPolicy"]) == (-10, "Never")
+    assert "trainings_at_once" not in settings
+    left = {"priorityClass": {"trainings": {"create": False}}}
+    assert configured(left)[1]["trainings_at_once"] == 0
+    assert configured({"priorityClass": {"trainings": {"create": False, "name": "low"}}})[0] == "low"

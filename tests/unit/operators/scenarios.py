@@ -29,6 +29,7 @@ class Scripted:
 
     def __init__(self):
         self.calls = []
+        self.displaced = False
         self.running = {}
 
     def launch(self, specification):
@@ -36,6 +37,8 @@ class Scripted:
         self.running.setdefault(specification.name, 4)
 
     def next_attempt(self, specification, outcome):
+        if "displaced" in specification.name and outcome.state == "failed":
+            return specification
         if "again" not in specification.name or specification.name.endswith("-2"):
             return None
         limits = specification.limits.model_copy(update={"memory_bytes": 2 * specification.limits.memory_bytes})
@@ -50,10 +53,11 @@ class Scripted:
         if isinstance(left, str):
             return JobOutcome(state=left, reason=f"it {left}")
         if "endless" not in name:
-            self.running[name] = (
-                left - 1 if left > 1 else ("failed" if "fails" in name or "again-1" in name else "succeeded")
-            )
+            self.running[name] = left - 1 if left > 1 else ("failed" if self._fails(name) else "succeeded")
         return None
+
+    def _fails(self, name):
+        return "fails" in name or "again-1" in name or ("displaced" in name and not self.displaced)
 
     def cancel(self, name):
         self.calls.append(["cancel", name])
@@ -64,6 +68,8 @@ class Scripted:
 
     def remove(self, name):
         self.calls.append(["remove", name])
+        if "displaced" in name:
+            self.displaced = self.running.pop(name) == "failed" or self.displaced
 
 
 def carry_out(execution, scripted, tasks):
@@ -97,6 +103,7 @@ SCENARIOS = {
     "well": EVERYTHING,
     "fails": EVERYTHING,
     "again": ("prepare", "run", "run again", "conclude"),
+    "displaced": EVERYTHING,
     "real": EVERYTHING,
     "away": EVERYTHING,
     "ended": EVERYTHING,

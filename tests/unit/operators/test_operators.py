@@ -226,3 +226,18 @@ def test_no_token_is_logged(outcome: Outcome) -> None:
     _, _, said = outcome
     assert TOKEN not in said
     assert "step-token" not in said
+
+
+def test_a_job_that_made_room_begins_anew_under_its_name_with_fresh_tokens(outcome: Outcome) -> None:
+    platform, results, _ = outcome
+    assert results["displaced"]["tasks"]["run"] == "success"
+    assert results["displaced"]["launcher"][:3] == [
+        ["launch", "run-displaced-1"],
+        ["remove", "run-displaced-1"],
+        ["launch", "run-displaced-1"],
+    ]
+    assert len(platform.of("displaced", "prepare")) == 3
+    assert [body["detail"]["job"] for body in platform.of("displaced", "stage") if body["stage"] == "attempt"] == [
+        "run-displaced-1"
+    ]
+    assert {told["outcome"]["state"] for told in platform.of("displaced", "conclude")} == {"succeeded"}

@@ -114,7 +114,7 @@ def test_a_node_may_do_more_than_read_the_images_of_its_projects(
 def test_a_site_action_is_given_to_a_role_in_a_project() -> None:
     site = {
         Action.ACCOUNT_MANAGE, Action.PROJECT_CREATE, Action.RULE_CHANGE, Action.ALGORITHM_INSTALL, Action.ARCHIVE_MANAGE,
-        Action.AUDIT_READ, Action.PLATFORM_STATUS, Action.NODE_MANAGE,
+        Action.AUDIT_READ, Action.PLATFORM_STATUS, Action.NODE_MANAGE, Action.PROJECT_SHARE,
     }  # fmt: skip
     assert not site & frozenset().union(*IN_PROJECT.values())
     assert not site & EVERYONE

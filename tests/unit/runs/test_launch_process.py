@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from insitu.errors import Conflict, Invalid
+from insitu.runs.launch import processes
 from insitu.runs.launch.process import ProcessLauncher
 from insitu.runs.launch.specification import JobOutcome
 
@@ -102,6 +103,36 @@ def test_many_launchers_at_once_start_one_runner(make_job: Callable[..., Job], t
     assert [outcome and outcome.state for outcome in outcomes] == ["cancelled"] * 4
     status = json.loads((jobs / job.name / "status.json").read_bytes())
     assert [step["name"] for step in status["steps"]] == ["fetch", "algorithm"]
+
+
+def test_a_training_takes_only_the_time_that_others_leave(make_job: Callable[..., Job], tmp_path: Path) -> None:
+    """Also what it starts in sessions of its own, each of which has a niceness of its own."""
+    job = make_job("hang", manifest={"purpose": "training"})
+    launcher = ProcessLauncher(tmp_path / "jobs")
+    launcher.launch(job.specification)
+
+    def log() -> str:
+        return launcher.log(job.name, "algorithm")
+
+    def kindness() -> list[tuple[int, str]]:
+        found = []
+        for pid in processes.descendants(runner_pid(tmp_path / "jobs", job)):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"insitu.runs.steps" not in command:  # publish, which waits
+                session = Path(f"/proc/{pid}/autogroup")
+                told = session.read_text() if session.exists() else "nice 19"
+                found.append((os.getpriority(os.PRIO_PROCESS, pid), told))
+        return found
+
+    try:
+        wait_for(lambda: "hanging" in log(), "the algorithm began")
+        wait_for(
+            lambda: len(kindness()) >= 2 and all(nice == 19 and "nice 19" in session for nice, session in kindness()),
+            "every process of the training stepped aside",
+        )
+    finally:
+        launcher.cancel(job.name)
+        launcher.wait(job.name, PATIENCE)
 
 
 def test_a_running_job_is_not_removed(make_job: Callable[..., Job], tmp_path: Path) -> None:

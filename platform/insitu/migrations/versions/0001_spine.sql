@@ -3,9 +3,11 @@
 -- projects and identity ------------------------------------------------------
 
 CREATE TABLE project (
-    name        text PRIMARY KEY CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
-    title       text NOT NULL DEFAULT '',
-    created_at  timestamptz NOT NULL DEFAULT now()
+    name          text PRIMARY KEY CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+    title         text NOT NULL DEFAULT '',
+    weight        double precision NOT NULL DEFAULT 1 CHECK (weight >= 0.001 AND weight <= 1000),  -- of its runs beside other projects'
+    runs_at_once  integer CHECK (runs_at_once > 0),      -- inference runs; NULL: no limit of its own
+    created_at    timestamptz NOT NULL DEFAULT now()
 );
 
 CREATE TABLE account (
@@ -493,8 +495,11 @@ CREATE TABLE execution (
     requested_by  text NOT NULL,
     rule          text,                                  -- name of the rule that asked for it
     depth         integer NOT NULL DEFAULT 1,            -- position in a chain of runs
+    purpose       text NOT NULL DEFAULT 'inference' CHECK (purpose IN ('inference', 'training')),  -- of its algorithm
     requested_at  timestamptz NOT NULL DEFAULT now(),
     admitted_at   timestamptz,
+    turn          double precision,                      -- of its admission, see insitu.runs.admission_plan
+    expected      double precision,                      -- seconds it was expected to hold its place then
     finished_at   timestamptz,
     heartbeat_at  timestamptz,
     failure       text,                                  -- kind of failure, see insitu.runs.outcomes
@@ -503,6 +508,8 @@ CREATE TABLE execution (
     UNIQUE (run, number)
 );
 CREATE INDEX execution_active ON execution (state, requested_at) WHERE state IN ('requested', 'submitted', 'running');
+CREATE INDEX execution_waiting ON execution (purpose, requested_at) WHERE state = 'requested';
+CREATE INDEX execution_finished ON execution (finished_at) WHERE finished_at IS NOT NULL;
 
 CREATE TABLE execution_event (                           -- history; stage names are those of the waterfall
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

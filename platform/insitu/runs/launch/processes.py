@@ -5,6 +5,7 @@ Not here: when a job is ended (runner).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+LEAST = 19  # niceness
 PAGE = os.sysconf("SC_PAGE_SIZE")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -124,6 +126,22 @@ def reap(without: Iterable[int] = ()) -> None:
                 os.waitpid(child, os.WNOHANG)
             except ChildProcessError:
                 continue
+
+
+def step_aside(pids: Iterable[int]) -> None:
+    """Have processes take only the time of the processors that others leave.
+
+    Where the kernel schedules by sessions (sched(7), autogroup), niceness counts within a session only, and a new one begins at 0;
+    so this is to be done again for what was started since.
+    """
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended
+            if os.getpriority(os.PRIO_PROCESS, pid) < LEAST:
+                os.setpriority(os.PRIO_PROCESS, pid, LEAST)
+        session = Path(f"/proc/{pid}/autogroup")
+        with contextlib.suppress(OSError):  # or a kernel without sessions, or one that takes a change later only
+            if not session.read_text().rstrip().endswith(f" {LEAST}"):
+                session.write_text(str(LEAST))
 
 
 def with_variable(name: str, value: str) -> list[int]:

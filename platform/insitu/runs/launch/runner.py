@@ -176,6 +176,7 @@ class Runner:
         bounds = Bounds(
             limits.seconds, limits.memory_bytes, limits.output_bytes, (self.work / "output", self.work / "scratch"),
             left_out=() if self.publish is None else (self.publish.pid,),
+            aside=self.specification.algorithm.purpose == "training",
         )  # fmt: skip
         end = process.supervise(bounds, self._cancel_asked)
         self.peak = end.peak_memory

@@ -56,6 +56,9 @@ class AlgorithmPackage(BaseModel):
     image: str | None = Field(
         default=None, description="Image of the package by digest; the cluster runs nothing else."
     )
+    purpose: Literal["inference", "training"] = Field(
+        default="inference", description="A training gives way to inference."
+    )
 
 
 class JobSpecification(BaseModel):
@@ -108,7 +111,10 @@ class Launcher(Protocol):
         """Start the job, unless one of this name was started before (then nothing happens)."""
 
     def next_attempt(self, specification: JobSpecification, outcome: JobOutcome) -> JobSpecification | None:
-        """The job of another attempt that can end better than this one did; None where there is no such."""
+        """The job of another attempt that can end better than this one did; None where there is no such.
+
+        One of the same name does not count as another attempt: what is left of this job is to be removed first.
+        """
 
     def wait(self, name: str, timeout: float, on_stage: OnStage | None = None) -> JobOutcome | None:
         """The outcome, or None if the job still runs after `timeout` seconds.

@@ -35,6 +35,7 @@ class Bounds:
     output_bytes: int | None = None
     output_folders: tuple[Path, ...] = ()
     left_out: tuple[int, ...] = ()  # processes below the runner that are not of this step
+    aside: bool = False  # it gets only the processors' time that others leave; known where there is a limit of memory
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,8 @@ class _Watch:
             below = processes.descendants(os.getpid(), bounds.left_out)
             if len(below) > PROCESSES:
                 return Ended.OVER_PROCESSES
+            if bounds.aside:
+                processes.step_aside(below)
             used = processes.memory(below, bounds.memory_bytes)
             self.peak = max(self.peak, used)
             if used > bounds.memory_bytes:

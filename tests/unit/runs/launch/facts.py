@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from insitu.runs.launch.kubernetes import manifest
 from insitu.runs.launch.kubernetes.configuration import LauncherConfiguration
@@ -20,7 +20,7 @@ def configuration(**changes: Any) -> LauncherConfiguration:
     return LauncherConfiguration(**{"namespace": "algorithms", "step_image": STEP_IMAGE, **changes})
 
 
-def specification(**changes: Any) -> JobSpecification:
+def specification(*, purpose: Literal["inference", "training"] = "inference", **changes: Any) -> JobSpecification:
     """Of a job; `changes` replace limits."""
     return JobSpecification(
         name="run-abc-1-1",
@@ -35,15 +35,16 @@ def specification(**changes: Any) -> JobSpecification:
             location=Path("/nowhere"),
             entrypoint=("python", "main.py"),
             image=IMAGE,
+            purpose=purpose,
         ),
         limits=Limits(**{"seconds": 60, "memory_bytes": 200 * 2**20, "output_bytes": 20_000_000, **changes}),
         python=Path("/nowhere"),
     )
 
 
-def job(**status: Any) -> dict[str, Any]:
+def job(*, purpose: Literal["inference", "training"] = "inference", **status: Any) -> dict[str, Any]:
     """A Job that was released."""
-    made = manifest.job(specification(), configuration(), "10.0.0.1")
+    made = manifest.job(specification(purpose=purpose), configuration(), "10.0.0.1")
     made["metadata"] |= {"uid": "u1", "resourceVersion": "1"}
     made["spec"]["suspend"] = False
     made["status"] = {"startTime": BEGUN, **status}

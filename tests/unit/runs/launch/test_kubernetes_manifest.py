@@ -109,6 +109,17 @@ def test_limits_of_the_manifest_are_the_containers() -> None:
     assert volumes["output"]["emptyDir"] == {"sizeLimit": "20000000"}
 
 
+def test_a_training_is_what_others_may_take_the_place_of() -> None:
+    site = configuration(priority_class="clinical", training_priority_class="trainings", unschedulable_seconds=5.0)
+    for asked, expected, seconds in (
+        (specification(), "clinical", 5),
+        (specification(purpose="training"), "trainings", 86_400),
+    ):
+        made = manifest.job(asked, site, "10.0.0.1")["spec"]
+        assert made["template"]["spec"]["priorityClassName"] == expected
+        assert made["activeDeadlineSeconds"] == 60 + 2 * 900 + seconds + 120 + 60
+
+
 def test_large_scratch_folder_becomes_a_volume_of_its_own() -> None:
     large = {"bytes": 500_000_000_000, "volume_above_bytes": 100_000_000_000, "storage_class": "fast"}
     volumes = {item["name"]: item for item in pod(scratch=large)["volumes"]}

@@ -52,8 +52,8 @@ OVERCROWDED = "0/3 nodes are available: 1 Insufficient nvidia.com/gpu, 2 Insuffi
         ),
         (
             pod(algorithm=ended(143), conditions=taken_away("PreemptionByScheduler", "preempted by pod y")),
-            "evicted",
-            "PreemptionByScheduler: preempted by pod y",
+            "preempted",
+            "make room for one of higher priority (preempted by pod y)",
         ),
         (pod(reason="OutOfcpu", message="Node didn't have enough resource"), "evicted", "OutOfcpu"),
     ],
@@ -170,6 +170,19 @@ def test_what_the_cluster_lacks_is_named() -> None:
     assert found[0] == "unschedulable"
     assert "not enough nvidia.com/gpu, memory" in found[1]
     assert "preemption" not in found[1]
+
+
+def test_a_training_waits_longer_for_room() -> None:
+    unbound = pod(phase="Pending", node=None)
+    site = configuration(unschedulable_seconds=30, training_unschedulable_seconds=300)
+
+    def found(after: float) -> Any:
+        return outcome.overdue(
+            job(purpose="training"), unbound, site, now=NOW + after, pull_failing_seconds=0.0, refusals=[]
+        )
+
+    assert found(299) is None
+    assert "within 300 s" in found(301).reason
 
 
 def test_a_node_selector_that_no_node_has_is_told_in_the_schedulers_words() -> None:

@@ -58,6 +58,9 @@ class LauncherConfiguration(_Closed):
     tolerations: list[dict[str, Any]] = []
     runtime_class: str | None = None
     priority_class: str | None = None
+    training_priority_class: str | None = Field(
+        default=None, description="Of the pods of trainings; below that of the others, so that these take their place."
+    )
     image_pull_secrets: list[str] = []
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     labels: dict[str, str] = Field(default={}, description="More labels of Job and pod.")
@@ -75,6 +78,9 @@ class LauncherConfiguration(_Closed):
     steps: StepResources = StepResources()
     step_seconds: float = Field(default=900, gt=0, description="For fetch and for publish.")
     unschedulable_seconds: float = Field(default=600, ge=0, description="A pod may wait so long for room on a node.")
+    training_unschedulable_seconds: float = Field(
+        default=86_400, ge=0, description="The pod of a training, which others may put off, may wait so long."
+    )
     image_seconds: float = Field(
         default=120, ge=0, description="The pull of an image may fail again and again so long."
     )
@@ -85,6 +91,10 @@ class LauncherConfiguration(_Closed):
     ttl_seconds: int = Field(
         default=86_400, ge=0, description="A Job that ended and that nobody removed stays so long."
     )
+
+    def seconds_for_room(self, purpose: str) -> float:
+        """How long a pod may wait for room on a node."""
+        return self.training_unschedulable_seconds if purpose == "training" else self.unschedulable_seconds
 
 
 def load_configuration(file: Path) -> LauncherConfiguration:

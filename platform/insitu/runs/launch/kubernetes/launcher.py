@@ -152,11 +152,16 @@ class KubernetesLauncher:
             time.sleep(0.2)
 
     def next_attempt(self, specification: JobSpecification, outcome: JobOutcome) -> JobSpecification | None:
-        """Once: with twice the memory, up to the site's cap, after running out of it; the same again off a lost node."""
+        """Once: with twice the memory, up to the site's cap, after running out of it; the same again off a lost node.
+
+        A training that had to make room does not count: the same job again, whose pod waits for room.
+        """
+        if outcome.failure == Failure.PREEMPTED and specification.algorithm.purpose == "training":
+            return specification
         if specification.name == job_name(specification.execution, ATTEMPTS):
             return None
         name = job_name(specification.execution, ATTEMPTS)
-        if outcome.failure in (Failure.EVICTED, Failure.NODE_LOST):
+        if outcome.failure in (Failure.EVICTED, Failure.PREEMPTED, Failure.NODE_LOST):
             return specification.model_copy(update={"name": name})
         cap, limits = self._configuration.memory_cap, specification.limits
         if outcome.failure != Failure.OUT_OF_MEMORY or cap is None or cap <= limits.memory_bytes:

@@ -58,6 +58,7 @@ class Description(BaseModel):
     memory_bytes: int
     output_bytes: int
     log_bytes: int
+    purpose: str = "inference"
 
 
 def job(specification: JobSpecification, configuration: LauncherConfiguration, address: str | None) -> dict[str, Any]:
@@ -100,11 +101,12 @@ def job(specification: JobSpecification, configuration: LauncherConfiguration, a
         memory_bytes=limits.memory_bytes,
         output_bytes=limits.output_bytes,
         log_bytes=limits.log_bytes,
+        purpose=specification.algorithm.purpose,
     )
     whole = (
         limits.seconds
         + 2 * configuration.step_seconds
-        + configuration.unschedulable_seconds
+        + configuration.seconds_for_room(specification.algorithm.purpose)
         + configuration.image_seconds
         + SPARE_SECONDS
     )
@@ -216,10 +218,11 @@ def _pod(
     }
     if host is not None and address is not None:
         pod["hostAliases"] = [{"ip": address, "hostnames": [host]}]
+    training = specification.algorithm.purpose == "training"
     optional = {
         "nodeSelector": configuration.node_selector,
         "runtimeClassName": configuration.runtime_class,
-        "priorityClassName": configuration.priority_class,
+        "priorityClassName": configuration.training_priority_class if training else configuration.priority_class,
         "imagePullSecrets": [{"name": name} for name in configuration.image_pull_secrets],
     }
     return pod | {name: value for name, value in optional.items() if value}
@@ -328,7 +331,10 @@ def _algorithm(specification: JobSpecification, configuration: LauncherConfigura
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  # of the container
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  # of the container
         ],
-        "resources": {"requests": amounts | {"cpu": f"{limits.cpu * configuration.cpu_request_share:g}"}, "limits": amounts},
+        "resources": {
+            "requests": amounts | {"cpu": f"{limits.cpu * configuration.cpu_request_share:g}"},
+            "limits": amounts,
+        },
     }
 
 

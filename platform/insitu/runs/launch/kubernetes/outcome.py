@@ -26,6 +26,7 @@ NO_IMAGE = ("InvalidImageName", "ErrImageNeverPull")  # trying again does not ch
 NOT_STARTED = ("StartError", "ContainerCannotRun", "RunContainerError", "CreateContainerError", "ContainerCannotStart")
 NODE_GONE = ("DeletionByTaintManager", "DeletionByPodGC")
 WROTE_TOO_MUCH = re.compile(r'EmptyDir volume "(output|scratch|tmp)"|[Ee]phemeral local storage')
+PREEMPTED = "PreemptionByScheduler"
 POLICY = "ValidatingAdmissionPolicy"
 NOT_SCHEDULED = "The cluster had no room for the run within {seconds:g} s: {why}"
 
@@ -190,6 +191,9 @@ def _taken_away(described: Description, pod: Item) -> Verdict | None:
         )
     if told.startswith("OutOf") or told in ("NodeAffinity", "UnexpectedAdmissionError"):
         return Verdict(Failure.EVICTED, f"The node refused the run ({told}: {message.strip().rstrip('.')})")
+    if taken is not None and taken.get("reason") == PREEMPTED:
+        why = str(taken.get("message") or "").strip().rstrip(".")
+        return Verdict(Failure.PREEMPTED, f"The run had to make room for one of higher priority ({why})")
     if told == "Evicted" or taken is not None:
         why = message or str((taken or {}).get("message") or "")
         named = "" if taken is None else f"{taken.get('reason')}: "
@@ -316,7 +320,7 @@ def overdue(
                 f"The container of the step {step} cannot be made ({last_lines(str(waiting.get('message') or ''))})",
             )
     if not bound(pod):
-        return _unschedulable(pod, configuration, now)
+        return _unschedulable(described, pod, configuration, now)
     return _over_time(described, pod, now)
 
 
@@ -343,20 +347,21 @@ def _over_time(described: Description, pod: Item, now: float) -> Verdict | None:
     return None
 
 
-def _unschedulable(pod: Item, configuration: LauncherConfiguration, now: float) -> Verdict | None:
-    if now < seconds(pod["metadata"]["creationTimestamp"]) + configuration.unschedulable_seconds:
+def _unschedulable(
+    described: Description, pod: Item, configuration: LauncherConfiguration, now: float
+) -> Verdict | None:
+    most = configuration.seconds_for_room(described.purpose)
+    if now < seconds(pod["metadata"]["creationTimestamp"]) + most:
         return None
     for one in (pod.get("status") or {}).get("conditions") or []:
         if one.get("type") == "PodScheduled" and one.get("status") == "False":
             return Verdict(
                 Failure.UNSCHEDULABLE,
-                NOT_SCHEDULED.format(
-                    seconds=configuration.unschedulable_seconds, why=lacking(str(one.get("message") or ""))
-                ),
+                NOT_SCHEDULED.format(seconds=most, why=lacking(str(one.get("message") or ""))),
             )
     return Verdict(
         Failure.UNSCHEDULABLE,
-        NOT_SCHEDULED.format(seconds=configuration.unschedulable_seconds, why="its scheduler said nothing"),
+        NOT_SCHEDULED.format(seconds=most, why="its scheduler said nothing"),
     )
 
 
@@ -371,16 +376,14 @@ def lacking(message: str) -> str:
 
 def _no_pod(job: Item, configuration: LauncherConfiguration, now: float, refusals: Sequence[str]) -> Verdict | None:
     begun = (job.get("status") or {}).get("startTime")
+    most = configuration.seconds_for_room(description(job).purpose)
     for message in refusals:
         if "exceeded quota" in message:
-            if begun is not None and now >= seconds(begun) + configuration.unschedulable_seconds:
+            if begun is not None and now >= seconds(begun) + most:
                 why = message.partition("exceeded quota")[2].lstrip(": ")
                 return Verdict(
                     Failure.UNSCHEDULABLE,
-                    NOT_SCHEDULED.format(
-                        seconds=configuration.unschedulable_seconds,
-                        why=f"the quota of its namespace is used up ({why})",
-                    ),
+                    NOT_SCHEDULED.format(seconds=most, why=f"the quota of its namespace is used up ({why})"),
                 )
             continue
         return refused(message, description(job).image)
