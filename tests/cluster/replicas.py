@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from pydicom import Dataset, dcmread
@@ -47,8 +47,11 @@ MODEST: dict[str, Any] = {
 }
 RULED = "TRIAL"  # called AE title whose CT series get a run
 SENDER_SECONDS = 600.0  # for which a sender tries to get one object acknowledged
+ANSWER_SECONDS = 300.0  # of an api on a busy machine: hundreds of objects are fetched one by one
 PAUSE = 0.5  # seconds before it tries again
 LISTENING = 11112
+
+S = TypeVar("S", bound=ClusterSite)
 
 _ASSOCIATIONS = (
     "import pathlib\n"
@@ -81,7 +84,7 @@ class ReplicatedSite(ClusterSite):
                 base_url=f"http://{pod['status']['podIP']}:8080",
                 headers={"Authorization": self.http.headers["Authorization"]},
                 transport=InCluster(self.cluster),
-                timeout=60,
+                timeout=ANSWER_SECONDS,
             )
             for pod in self.pods("api")
         ]
@@ -96,10 +99,17 @@ class ReplicatedSite(ClusterSite):
 
     def busiest_receiver(self) -> str:
         """The receiver with the most open associations; there is one at least."""
-        counts = {pod["metadata"]["name"]: self.associations(pod["metadata"]["name"]) for pod in self.pods("receiver")}
+        ready = [pod["metadata"]["name"] for pod in self.pods("receiver") if self.is_ready(pod)]
+        counts = {name: self.associations(name) for name in ready}
         busiest = max(counts, key=lambda name: counts[name])
         assert counts[busiest], counts
         return busiest
+
+    @staticmethod
+    def is_ready(pod: dict[str, Any]) -> bool:
+        """Whether the containers of a pod run and are ready."""
+        statuses = pod["status"].get("containerStatuses", ())
+        return bool(statuses) and all(status["ready"] for status in statuses)
 
     def kill_children(self, pod: str) -> None:
         """SIGKILL for the children of a pod's process."""
@@ -147,8 +157,9 @@ def replicated(cluster: Cluster, images: Images) -> Iterator[ReplicatedSite]:
         yield ruled(ReplicatedSite(release, images))
 
 
-def ruled(site: ReplicatedSite) -> ReplicatedSite:
+def ruled(site: S) -> S:
     """With a rule that runs an algorithm on what is sent to RULED."""
+    site.http.timeout = ANSWER_SECONDS
     site.ensure_project("trial")
     site.rules(
         {
