@@ -117,6 +117,11 @@ def test_a_training_is_what_others_may_take_the_place_of() -> None:
     ):
         made = manifest.job(asked, site, "10.0.0.1")["spec"]
         assert made["template"]["spec"]["priorityClassName"] == expected
+        requests = {
+            item["resources"]["requests"]["cpu"]
+            for item in (*made["template"]["spec"]["initContainers"], *made["template"]["spec"]["containers"])
+        }
+        assert requests == ({"0.01"} if asked.algorithm.purpose == "training" else {"0.5", "250m"})
         assert made["activeDeadlineSeconds"] == 60 + 2 * 900 + seconds + 120 + 60
 
 

@@ -71,6 +71,12 @@ class LauncherConfiguration(_Closed):
         le=1,
         description="Part of the algorithm's cores that its pod asks for; 1 keeps them free for it, less lets more pods share a node.",
     )
+    training_cpu_request_share: float = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description="The same for a training. Nodes divide the processors' time by what pods ask for, so it gets what others leave.",
+    )
     memory_cap: int | None = Field(
         default=None, gt=0, description="Bytes up to which an algorithm that ran out of memory gets more, once."
     )

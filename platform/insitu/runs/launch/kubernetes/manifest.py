@@ -283,12 +283,16 @@ def _step(step: str, specification: JobSpecification, configuration: LauncherCon
             {"name": name, "mountPath": f"{WORK}/{name}", "readOnly": True} for name in ("source", "input", "output")
         ]
     asked: StepResources = configuration.steps
+    training = specification.algorithm.purpose == "training"
+    cpu = (
+        _cpu_request(specification, configuration) if training else asked.cpu_request
+    )  # the largest counts for the pod
     return _container(step, configuration.step_image, configuration) | {
         "command": [configuration.step_python, "-P", "-m", f"insitu.runs.steps.{step}"],
         "env": [{"name": name, "value": value} for name, value in variables.items()],
         "volumeMounts": mounts,
         "resources": {
-            "requests": {"cpu": asked.cpu_request, "memory": asked.memory_request},
+            "requests": {"cpu": cpu, "memory": asked.memory_request},
             "limits": {"cpu": asked.cpu_limit, "memory": asked.memory_limit},
         },
     }
@@ -332,10 +336,16 @@ def _algorithm(specification: JobSpecification, configuration: LauncherConfigura
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  # of the container
         ],
         "resources": {
-            "requests": amounts | {"cpu": f"{limits.cpu * configuration.cpu_request_share:g}"},
+            "requests": amounts | {"cpu": _cpu_request(specification, configuration)},
             "limits": amounts,
         },
     }
+
+
+def _cpu_request(specification: JobSpecification, configuration: LauncherConfiguration) -> str:
+    training = specification.algorithm.purpose == "training"
+    share = configuration.training_cpu_request_share if training else configuration.cpu_request_share
+    return f"{specification.limits.cpu * share:g}"
 
 
 def _volumes(specification: JobSpecification, configuration: LauncherConfiguration) -> list[dict[str, Any]]:
