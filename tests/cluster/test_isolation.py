@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import Any
 import httpx
 import pytest
 
+from insitu.runs.launch.kubernetes.configuration import Scratch, StepResources
+from insitu.runs.launch.kubernetes.manifest import EXECUTION
 from insitu.runs.launch.specification import JobOutcome
 from tests.site import PATIENCE, Sent, phantom
 from tests.tools import need_program
@@ -81,12 +84,13 @@ class Attack:
 
 @dataclass(frozen=True)
 class Ours:
-    """The platform, a series in it, and algorithms to try, of which one does what it should."""
+    """The platform, a series in it as it was, and algorithms to try, of which one does what it should."""
 
     site: ClusterSite
     sent: Sent
     folder: Path
     well: str
+    before: dict[str, Any]
 
     def install(self, kind: str, **changes: Any) -> str:
         """A double, installed."""
@@ -128,8 +132,8 @@ def ours(site: ClusterSite, tmp_path_factory: pytest.TempPathFactory) -> Ours:
     folder = tmp_path_factory.mktemp("redteam")
     sent = phantom(folder / "sent")
     site.send(sent)
-    site.complete(sent.series)
-    return Ours(site, sent, folder, installed(site, folder, "well"))
+    before = site.complete(sent.series)
+    return Ours(site, sent, folder, installed(site, folder, "well"), before)
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +314,7 @@ def attack(ours: Ours, outside: beside.Outside | None, free: Namespace) -> Itera
 
 
 def attacked(ours: Ours, outside: beside.Outside | None, free: Namespace, image: str, others: dict[str, str]) -> Attack:
-    """Let the red team try, then the control."""
+    """Let the red team try, and the control."""
     site = ours.site
     neighbour = site.start(ours.well, ours.sent.series)
     targets = addresses(site, outside, others)
@@ -319,22 +323,21 @@ def attacked(ours: Ours, outside: beside.Outside | None, free: Namespace, image:
         "needles": [word[::-1] for word in (*PATIENT, ours.sent.study, STEP_TOKEN)],
         "links": {"measurements.json": "/run/insitu/token"},
     }
-    run = ours.run(ours.install("redteam", parameters=PARAMETERS), parameters=parameters)
+    line = ["python", "-c", PREPARE, json.dumps(parameters), self_contained("redteam")]
+    root = {"privileged": True, "runAsUser": 0, "runAsNonRoot": False}
+    with ThreadPoolExecutor(1) as pool:
+        control = pool.submit(free.run_pod, "control", image, line, securityContext=root)
+        run = ours.run(ours.install("redteam", parameters=PARAMETERS), parameters=parameters)
+        _, said = control.result()
     log = ours.log(run)
     beside_it = site.finished(neighbour)
     assert beside_it["state"] == "succeeded", beside_it["reason"]
     pods = {
         pod["status"]["podIP"]
         for pod in site.algorithms.get("pods")["items"]
-        if pod["metadata"]["labels"].get("insitu.internal/execution") == run["execution"]
+        if pod["metadata"]["labels"].get(EXECUTION) == run["execution"]
     }
     visitors = outside.visitors() if outside else set()
-    _, said = free.run_pod(
-        "control",
-        image,
-        ["python", "-c", PREPARE, json.dumps(parameters), self_contained("redteam")],
-        securityContext={"privileged": True, "runAsUser": 0, "runAsNonRoot": False},
-    )
     made = Attack(run, log, attempts(log), targets, attempts(said), visitors, pods)
     for name, (done, how) in sorted(made.attempts.items()):
         print(f"{'DONE' if done else 'failed'} {name}: {how} (control: {made.control.get(name)})")
@@ -359,6 +362,7 @@ def test_nothing_came_to_the_hosts_outside(attack: Attack, outside: beside.Outsi
     if outside is None:
         pytest.skip("needs a network namespace beside the cluster's node, where hosts can be stood for")
     assert attack.pods
+    assert attack.visitors, "the control was there"
     assert not attack.pods & attack.visitors
     for name in ("connect outside", "connect metadata", "ask outside", "ask metadata", "page metadata"):
         assert not attack.attempts[name][0]
@@ -419,7 +423,10 @@ def test_each_attempt_succeeds_where_nothing_forbids_it(attack: Attack) -> None:
     }
     # The platform's pods and those of algorithms let nobody in that their policies do not name; that they are there the node has seen.
     assert set(kept) - of_the_platform == set(), kept
-    assert set(attack.attempts) <= set(attack.control)
+    # Beyond that there are only the places by which something is kept from the algorithm.
+    masks = ("write /proc/", "write /sys/", "write /run/closed")
+    assert all(name.startswith(masks) for name in set(attack.attempts) - set(attack.control))
+    assert attack.control["write /dev/termination-log"][0], "what is closed to an algorithm is open in any other pod"
 
 
 def test_publish_follows_no_link_to_its_token(attack: Attack, ours: Ours) -> None:
@@ -479,8 +486,7 @@ def test_the_platform_has_not_noticed(attack: Attack, ours: Ours) -> None:
     """It is ready, answers C-ECHO, has what it had, and another run on the same series succeeds."""
     assert ours.site.get("/readyz")["status"] == "ok"
     assert ours.echo()
-    series = ours.site.get(f"/api/v1/series/{ours.sent.series}")
-    assert series["state"] == "complete"
+    assert ours.site.get(f"/api/v1/series/{ours.sent.series}") == ours.before
     run = ours.run(ours.well, force=True)
     assert run["state"] == "succeeded", run["reason"]
 
@@ -490,7 +496,9 @@ def test_a_run_that_fills_the_disk_is_ended_wherever_it_writes(ground: Ground, m
     """The folders have limits; so has memory, where a folder is in it. All at once, because a kubelet measures once a minute."""
     limit, memory = 40 * 2**20, 192 * 2**20
     launcher = ground.launcher(
-        scratch={"bytes": limit}, cpu_request_share=0.1, steps={"cpu_request": "50m", "memory_request": "64Mi"}
+        scratch=Scratch(bytes=limit),
+        cpu_request_share=0.1,
+        steps=StepResources(cpu_request="50m", memory_request="64Mi"),
     )
     told = {
         "/output": "output-too-large",
