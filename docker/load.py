@@ -33,6 +33,7 @@ PASSWORD = "INSITU_REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable
 TRIES = 4
 BUSY = (429, 500, 502, 503, 504)
 PATIENCE = 120.0  # seconds without a sign of the registry
+CUT = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)  # with TLS and without
 MANIFESTS = ", ".join(
     f"application/vnd.{kind}+json" for kind in ("oci.image.manifest.v1", "docker.distribution.manifest.v2")
 )
@@ -197,7 +198,7 @@ class Registry:
             stream = body.open("rb") if isinstance(body, Path) else body
             try:
                 connection.request(method, target, body=stream, headers=headers)
-            except (BrokenPipeError, ConnectionResetError):
+            except CUT:
                 if body is None:
                     raise  # else the server may have said why before it stopped to listen
             finally:
@@ -205,6 +206,8 @@ class Registry:
                     stream.close()
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read())
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            raise ConnectionResetError(str(error)) from error
         except ssl.SSLError as error:
             raise Trouble(self._untrusted(parts.netloc, error)) from error
         except ConnectionRefusedError as error:

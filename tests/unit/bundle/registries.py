@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -86,7 +87,7 @@ def running(folder: Path, *, logins: bool = False, tls: tuple[Path, Path] | None
 class Front:
     """A server before a registry that hands requests on, but for those that a test has an answer for. It is a proxy too."""
 
-    def __init__(self, behind: str) -> None:
+    def __init__(self, behind: str, tls: tuple[Path, Path] | None = None) -> None:
         self._behind = behind
         self._scripted: list[list[Any]] = []
         self.seen: list[str] = []
@@ -106,6 +107,10 @@ class Front:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        if tls:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(*tls)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def script(
         self, pattern: str, status: int, headers: dict[str, str] | None = None, body: str = "", times: int = 1000

@@ -173,6 +173,20 @@ def test_a_certificate_of_the_sites_own_authority(bundle: Path, tmp_path: Path) 
         assert registry.manifests("insitu/platform")
 
 
+def test_a_proxy_that_ends_tls_and_cuts_large_requests(bundle: Path, registry: Registry, tmp_path: Path) -> None:
+    """The registry behind it names uploads without TLS, and a cut connection looks otherwise with TLS than without."""
+    authority, server = certificates(tmp_path / "tls")
+    with Front(registry.address, server) as front:
+        front.script("PUT .*blobs", 0, times=1)
+        done = load(bundle, front.address, "--ca", str(authority))
+        assert done.returncode == 0, done.stderr
+        front.script("PUT .*blobs", 0)
+        front.script("HEAD .*blobs", 404)
+        done = load(bundle, f"{front.address}/other", "--ca", str(authority), "--only", "platform")
+        assert "ended the connection while" in done.stderr
+    assert registry.manifests("insitu/platform") == {listed(bundle)["platform"]["digest"]}
+
+
 def test_a_registry_without_tls_is_not_spoken_to_unless_told(bundle: Path, registry: Registry) -> None:
     done = load(bundle, registry.address)
     assert done.returncode == 1
