@@ -104,18 +104,18 @@ def cluster_scoped(values: SiteValues) -> dict[str, str]:
 def check(cluster: Cluster, values: SiteValues) -> Iterator[Finding]:
     """Rights in both namespaces, then those without a namespace."""
     for namespace, kinds in namespaced(values).items():
-        lacking = [
-            f"{verb} {kind.resource}"
-            for kind, verbs in _wanted(kinds, algorithms=namespace == values.algorithms)
-            for verb in verbs
-            if not cluster.may(verb, kind.resource, kind.group, namespace)
-        ]
+        lacking: dict[str, list[str]] = {}
+        for kind, verbs in _wanted(kinds, algorithms=namespace == values.algorithms):
+            refused = [verb for verb in verbs if not cluster.may(verb, kind.resource, kind.group, namespace)]
+            if refused:
+                lacking.setdefault(", ".join(refused), []).append(kind.resource)
         if lacking:
             yield Finding(
-                "rights", BAD, f"in {namespace} you may not: {', '.join(lacking)}",
-                "Ask the cluster's owner for the role `admin` in this namespace (kubectl create rolebinding"
-                f" -n {namespace} --clusterrole admin ...), with the right to make "
-                + " and ".join(sorted({each.split()[1] for each in lacking})[:4]),
+                "rights", BAD,
+                f"in {namespace} you may not "
+                + "; nor ".join(f"{verbs}: {', '.join(resources)}" for verbs, resources in lacking.items()),
+                "Ask the cluster's owner for the role `admin` in this namespace: kubectl create rolebinding"
+                f" -n {namespace} --clusterrole=admin ...; what is still missing then, for a role of its own",
             )  # fmt: skip
         else:
             yield Finding("rights", OK, f"you may make everything that the chart makes in {namespace}")

@@ -5,7 +5,7 @@ Not here: how a pod of the doctor is made and removed (trial), and what the netw
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 from insitu.runs.launch.kubernetes.api import ApiRefused
@@ -14,12 +14,11 @@ from . import network, programs
 from .cluster import Cluster, NoRight
 from .finding import BAD, NOTE, OK, Finding
 from .storage import SMALLEST_VOLUME, VOLUME_SECONDS, storage_class, volume_finding
-from .trial import NoPlace, Repeated, Trial, container_state, ended, homeless, pull_failure, pulled
+from .trial import NoPlace, Problem, Trial, container_state, ended, homeless, pulled
 from .values import Image, SiteValues
 
 IMAGE_SECONDS = 600.0  # for all of them
 POD_SECONDS = 90.0  # for a program whose image is there
-HOMELESS_SECONDS = 20.0
 
 
 def check(cluster: Cluster, values: SiteValues, *, image_seconds: float = IMAGE_SECONDS) -> Iterator[Finding]:
@@ -62,11 +61,11 @@ def _with_pods(trial: Trial, values: SiteValues, image_seconds: float) -> Iterat
         asked={"serve": [network.CONTROL, network.INGRESS, network.EGRESS], "places": network.places(values), "seconds": 600},
         labels={"insitu/doctor-role": "serve"}, **line,
     )  # fmt: skip
-    problem = _waited(trial, "serve", image_seconds, lambda found: "running" in container_state(found) or ended(found))
+    problem = _waited(trial, "serve", image_seconds, _runs)
     if problem is not None:
         yield image_finding(platform, problem)
         for what in ("network policies", "dns", *(f"volume {each}" for each in volumes)):
-            yield Finding(what, NOTE, "not checked: the platform's image does not run here")
+            yield Finding(what, NOTE, "not checked: no pod with the platform's image starts")
     else:
         yield image_finding(platform, None)
         yield from _network(trial, values, platform, line, refused)
@@ -168,38 +167,31 @@ def _copied_secrets(trial: Trial, values: SiteValues) -> dict[bool, list[str]]:
     return found
 
 
-def _waited(trial: Trial, what: str, seconds: float, done: Any) -> str | None:
+def _waited(
+    trial: Trial, what: str, seconds: float, done: Callable[[Mapping[str, Any] | None], bool]
+) -> Problem | None:
     """Wait for a pod; why it does not come so far, if it does not."""
-    refused, without_node = Repeated(), Repeated(HOMELESS_SECONDS)
-    reason: list[str] = []
-
-    def look(pods: dict[str, dict[str, Any]]) -> bool:
-        found = pods.get(what)
-        failure, waits = pull_failure(found), homeless(found)
-        given_up = refused("pull", seen=failure is not None) or without_node("node", seen=waits is not None)
-        if given_up:
-            reason.append(_details(failure, reason) or f"no node takes the pod: {waits}")
-        elif failure is not None:
-            reason[:] = [_details(failure, reason)]
-        return bool(done(found)) or given_up
-
-    found = trial.until(look, seconds).get(what)
+    found = trial.until(lambda pods: done(pods.get(what)) or trial.problem(what) is not None, seconds).get(what)
     if done(found):
         return None
-    return reason[-1] if reason else f"it was not there within {seconds:.0f} s"
+    return trial.problem(what) or Problem(f"it was not there within {seconds:.0f} s", of_image=True)
 
 
-def _details(failure: str | None, earlier: list[str]) -> str:
-    """The longer of two messages: a node that waits before it pulls again may tell less than at first."""
-    return max([failure or "", *earlier], key=len)
+def _runs(found: Mapping[str, Any] | None) -> bool:
+    return "running" in container_state(found) or ended(found)
 
 
-def image_finding(image: Image, problem: str | None) -> Finding:
+def image_finding(image: Image, problem: Problem | None) -> Finding:
     """How one image is in the cluster. Pure."""
     check = f"image {image.name}"
+    if problem is not None and not problem.of_image:
+        return Finding(
+            check, NOTE, f"not checked: no node takes a pod with {image.reference}: {problem.says}",
+            "Make room, or correct the nodeSelector and tolerations of `scheduling`",
+        )  # fmt: skip
     if problem is not None:
         return Finding(
-            check, BAD, f"{image.reference} ({image.value}) is not pulled: {problem}",
+            check, BAD, f"{image.reference} ({image.value}) is not pulled: {problem.says}",
             "Push it to the registry, or correct the value or global.imageRegistry; a registry with a login needs global.imagePullSecrets"
             + (" (algorithms.launcher.image_pull_secrets)" if image.algorithm else ""),
         )  # fmt: skip

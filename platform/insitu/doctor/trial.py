@@ -12,6 +12,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -27,6 +28,15 @@ LOOK = 0.5
 ACCOUNT_SECONDS = 20.0  # until a new namespace has its service account
 PULL_FAILURES = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 REPEATED_SECONDS = 12.0  # a pull may fail once for a moment
+HOMELESS_SECONDS = 20.0  # and a node may be full for one
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a pod does not start: its image is not pulled, or no node takes it."""
+
+    says: str
+    of_image: bool
 
 
 class NoPlace(Exception):
@@ -54,6 +64,8 @@ class Trial:
         self._instead = instead
         self._made: list[str] = []
         self._earlier: Any = None
+        self._since: dict[tuple[str, bool], float] = {}
+        self._told: dict[tuple[str, bool], str] = {}
 
     def __enter__(self) -> Trial:
         with contextlib.suppress(ValueError):  # only the first thread has signals
@@ -170,7 +182,25 @@ class Trial:
             f"/api/v1/namespaces/{self.namespace}/pods", labelSelector=f"insitu/doctor={self.id}"
         )
         begin, end = "insitu-doctor-", f"-{self.id}"
-        return {item["metadata"]["name"].removeprefix(begin).removesuffix(end): item for item in found}
+        pods = {item["metadata"]["name"].removeprefix(begin).removesuffix(end): item for item in found}
+        for what, item in pods.items():
+            for of_image, says in ((True, pull_failure(item)), (False, homeless(item))):
+                key = what, of_image
+                if says is not None:
+                    self._since.setdefault(key, time.monotonic())
+                    # Before it pulls again a node may tell less than at first.
+                    self._told[key] = max(says, self._told.get(key, ""), key=len)
+                elif not of_image or pulled(item):
+                    self._since.pop(key, None)
+        return pods
+
+    def problem(self, what: str) -> Problem | None:
+        """What keeps a pod from starting, if it has done so for a while."""
+        for of_image, seconds in ((True, REPEATED_SECONDS), (False, HOMELESS_SECONDS)):
+            since = self._since.get((what, of_image))
+            if since is not None and time.monotonic() - since >= seconds:
+                return Problem(self._told[what, of_image], of_image)
+        return None
 
     def until(self, done: Callable[[dict[str, dict[str, Any]]], bool], seconds: float) -> dict[str, dict[str, Any]]:
         """Look at the pods until `done(pods)` or the time is over; the last look."""
@@ -228,7 +258,7 @@ def pod(
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}},
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}},
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  # of the pod
             *({"name": f"v{number}", "mountPath": path} for number, (_, path) in enumerate(volumes)),
@@ -295,18 +325,3 @@ def homeless(found: Mapping[str, Any] | None) -> str | None:
         if each["type"] == "PodScheduled" and each["status"] == "False":
             return str(each.get("message") or each.get("reason"))
     return None
-
-
-class Repeated:
-    """Holds when something was first seen, so that what passes by itself is no finding."""
-
-    def __init__(self, seconds: float = REPEATED_SECONDS) -> None:
-        self._seconds = seconds
-        self._since: dict[str, float] = {}
-
-    def __call__(self, name: str, *, seen: bool) -> bool:
-        """Whether it has been seen, by this name, for the whole time."""
-        now = time.monotonic()
-        if not seen:
-            return False
-        return now - self._since.setdefault(name, now) >= self._seconds

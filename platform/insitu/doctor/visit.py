@@ -123,6 +123,13 @@ def judge(found: Mapping[str, Any], *, token: bool, run: str | None) -> Iterator
             " `insitu token create doctor --days 1` makes one",
         )  # fmt: skip
         return
+    refused = found["token"].get("failed") or found["token"]["found"]
+    if refused:
+        yield Finding(
+            "round trip", NOTE, f"not checked: {refused}",
+            f"Set {TOKEN} to another one, as `insitu token create doctor --days 1` makes it",
+        )  # fmt: skip
+        return
     trip = found["round trip"]
     if "failed" in trip:
         yield Finding(

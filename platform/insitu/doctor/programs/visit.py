@@ -124,6 +124,16 @@ class Site:
             return "kept away"
         raise Failed(f"this pod reaches {host}:{port}")
 
+    def may_not(self) -> str:
+        """Why the token is not good enough to store a study and take it away again; empty where it is."""
+        status, content = self.request("GET", "/api/v1/session")
+        if status != 200:
+            return f"the platform refuses the token ({status})"
+        account, project = json.loads(content), self.asked["project"]
+        if account["site_admin"] or account["memberships"].get(project) == "lead":
+            return ""
+        return f"the token's account, {account['name']}, has not the role lead in the project {project}"
+
     def round_trip(self) -> dict[str, Any]:
         """A study in by C-STORE, found by QIDO-RS, back by WADO-RS, and away again; seconds of each."""
         data, study, series, instance = image()
@@ -287,6 +297,7 @@ def main() -> None:
     if asked["denied"]:
         steps["denied"] = site.denied
     if site.token:
+        steps["token"] = lambda: patiently(site.may_not)
         steps["round trip"] = site.round_trip
         if asked["run"]:
             steps["run"] = site.run
@@ -294,6 +305,8 @@ def main() -> None:
     for name, step in steps.items():
         try:
             found[name] = {"found": step()}
+            if name == "token" and found[name]["found"]:
+                break  # what it stored could not be removed
         except Exception as error:  # noqa: BLE001  # told, and the others are tried
             found[name] = {"failed": str(error) or type(error).__name__}
     print(json.dumps(found), flush=True)
