@@ -11,6 +11,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.helm import need_helm
 
 from .small import Source, layer, make_bundle, unpack
@@ -106,6 +108,32 @@ def test_what_docker_saves_is_compressed_and_stays_the_same_content(tmp_path: Pa
     assert contents == [BASE, code]
     unpacked = [f"sha256:{hashlib.sha256(one).hexdigest()}" for one in contents]
     assert read(folder, manifest["config"]["digest"])["rootfs"]["diff_ids"] == unpacked
+
+
+@pytest.mark.parametrize(
+    ("engine", "script"),
+    [
+        ("docker", '[ "$1 $2 $4" = "save --output insitu/platform:0.1.0" ] && cp "{archive}" "$3"'),
+        ("podman", '[ "$*" = "push --quiet --format oci insitu/platform:0.1.0 $6" ] && cp -r "{folder}" "${6#oci:}"'),
+    ],
+)
+def test_an_image_is_asked_of_the_engine_that_has_it(tmp_path: Path, engine: str, script: str) -> None:
+    """The engines are scripted: what they are told is what their manuals say."""
+    source = Source(tmp_path / "saved", docker=engine == "docker")
+    source.add("platform", [BASE])
+    archive = source.archive()
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    told = script.replace("{archive}", str(archive)).replace("{folder}", str(source.folder))
+    (programs / engine).write_text(f'#!/bin/bash\n[ "$1" = images ] && exit 0\n{told}\n')
+    (programs / engine).chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}"
+    made = make_bundle(tmp_path / "output", "platform=insitu/platform:0.1.0", ENGINE=engine, PATH=path)
+    assert made.returncode == 0, made.stderr
+    assert "insitu/platform:0.1.0" in made.stdout
+    refused = make_bundle(tmp_path / "output", "platform=insitu/platform:other", ENGINE=engine, PATH=path)
+    assert refused.returncode == 1
+    assert f"`{engine} " in refused.stderr
 
 
 def test_a_damaged_image_is_not_bundled(tmp_path: Path) -> None:
