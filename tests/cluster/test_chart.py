@@ -24,7 +24,8 @@ NOWHERE = {
 VALUES: dict[str, Any] = {
     "images": {"platform": {"repository": "registry.example/insitu/platform", "digest": STEP[-71:]}},
     "algorithms": {"allowedDigests": [ALLOWED]},
-    **dict.fromkeys(("receiver", "api", "gateway", "dispatcher", "preparation"), NOWHERE),
+    **dict.fromkeys(("receiver", "api", "gateway", "dispatcher"), NOWHERE),
+    "preparation": NOWHERE | {"tryImages": False},
     "airflow": dict.fromkeys(("apiServer", "scheduler", "dagProcessor"), NOWHERE),
     "database": {"bundled": NOWHERE},
     "objectStore": {"bundled": NOWHERE},

@@ -14,9 +14,9 @@ annotations:
   {{- end }}
 {{- end -}}
 
-{{/* Fields of a pod spec: {root, component, scheduling, replicas, token} */}}
+{{/* Fields of a pod spec: {root, component, scheduling, replicas, token}; accountOfAll: the account that every namespace has */}}
 {{- define "insitu.pod.spec" -}}
-serviceAccountName: {{ include "insitu.fullname" .root }}-{{ .account | default .component }}
+serviceAccountName: {{ if .accountOfAll }}default{{ else }}{{ include "insitu.fullname" .root }}-{{ .account | default .component }}{{ end }}
 automountServiceAccountToken: {{ .token | default false }}
 enableServiceLinks: false
 {{- with .root.Values.global.imagePullSecrets }}

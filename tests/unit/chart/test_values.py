@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm import CHART, Refused, need_helm, of_kind, render
+from tests.helm import CHART, Refused, containers, need_helm, of_kind, pods, render
 
 EXTERNAL = {
     "database": {
@@ -110,11 +110,13 @@ def test_what_sites_choose_renders_with_every_reference_kept(values: dict[str, A
             else None
         )
         if template:
-            assert template["spec"]["serviceAccountName"] in accounts
+            # A hook runs before the release has anything, also with tools that run it before an installation.
+            hook = "helm.sh/hook" in document["metadata"].get("annotations", {})
+            assert template["spec"]["serviceAccountName"] in ({"default"} if hook else accounts)
             mounted = {
                 mount["name"]
                 for container in [*template["spec"].get("initContainers", ()), *template["spec"]["containers"]]
-                for mount in container["volumeMounts"]
+                for mount in container.get("volumeMounts", ())
             }
             volumes = [volume["name"] for volume in template["spec"].get("volumes", ())]
             volumes += [claim["metadata"]["name"] for claim in document["spec"].get("volumeClaimTemplates", ())]
@@ -151,12 +153,21 @@ def test_data_outlives_the_release_unless_the_site_says_otherwise() -> None:
 
 def test_the_schema_is_prepared_anew_with_every_version_and_configuration() -> None:
     def jobs(values: dict[str, Any]) -> set[str]:
-        return set(of_kind(render(values), "Job"))
+        return set(of_kind(render(values), "Job")) - {"insitu-images"}
 
     first = jobs({})
     assert jobs({}) == first
     assert not first & jobs({"images": {"platform": {"tag": "next"}}})
     assert not first & jobs({"settings": {"quiet_time": 7}})
+
+
+def test_an_upgrade_tries_every_image_before_anything_is_changed() -> None:
+    job = of_kind(render(), "Job")["insitu-images"]
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-upgrade"
+    tried = {container["image"] for container in job["spec"]["template"]["spec"]["containers"]}
+    used = {container["image"] for pod in pods(render()).values() for container in containers(pod)}
+    assert tried == used
+    assert "insitu-images" not in of_kind(render({"preparation": {"tryImages": False}}), "Job")
 
 
 def test_trainings_have_a_class_below_others_or_none_is_carried_out() -> None:
