@@ -73,6 +73,8 @@ metadata:
   {{- include "insitu.metadata" (dict "root" .root "component" .component "name" (printf "%s-%s" (include "insitu.fullname" .root) .component)) | nindent 2 }}
 spec:
   replicas: 1
+  # The preparation may take as long; only then has something gone wrong.
+  progressDeadlineSeconds: {{ add .root.Values.preparation.patienceSeconds 600 }}
   strategy:
     {{- if .surge }}
     type: RollingUpdate

@@ -161,6 +161,11 @@ def test_the_schema_is_prepared_anew_with_every_version_and_configuration() -> N
     assert not first & jobs({"settings": {"quiet_time": 7}})
 
 
+def test_a_long_preparation_is_no_failed_rollout() -> None:
+    for name, deployment in of_kind(render({"preparation": {"patienceSeconds": 3600}}), "Deployment").items():
+        assert deployment["spec"]["progressDeadlineSeconds"] > 3600, name
+
+
 def test_an_upgrade_tries_every_image_before_anything_is_changed() -> None:
     job = of_kind(render(), "Job")["insitu-images"]
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-upgrade"
