@@ -265,6 +265,21 @@ def test_without_any_right_it_says_what_it_may_not_look_at(
     assert says(found, "version", "ok")
 
 
+def test_a_login_that_the_cluster_does_not_know_is_one_sentence(
+    cluster: Cluster, kubeconfig: Path, account: tuple[Path, str]
+) -> None:
+    document = yaml.safe_load(account[0].read_text())
+    document["users"][0]["user"]["token"] = secrets.token_urlsafe(30)
+    account[0].write_text(yaml.safe_dump(document))
+    with cluster.network():
+        done = subprocess.run(
+            command(account[0], "imaging"), capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("insitu: The cluster does not know who asks")
+    assert "Traceback" not in done.stderr
+
+
 def test_an_admin_of_the_namespace_alone_gets_the_trial_there(
     cluster: Cluster, namespace: Namespace, account: tuple[Path, str], values: dict[str, Any]
 ) -> None:

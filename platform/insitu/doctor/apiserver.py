@@ -58,7 +58,7 @@ def clock_finding(whose: str, ahead: float) -> Finding:
     off = max(0.0, abs(ahead) - 0.5)
     if off <= OFF:
         return Finding("clock", OK, f"{whose} and the API server agree")
-    says = f"{whose} is {off:.0f} s {'before' if ahead > 0 else 'behind'} the API server"
+    says = f"{whose} is {off:.0f} s {'ahead of' if ahead > 0 else 'behind'} the API server"
     return Finding(
         "clock", BAD if off > FAR_OFF else NOTE, says,
         "Synchronize the clocks (chrony, NTP): certificates and tokens are judged by them, and times in the audit trail are theirs",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from insitu.errors import Invalid
+from insitu.errors import Invalid, Unauthenticated
 from insitu.runs.launch.kubernetes.api import ACCOUNT, Access, Api, ApiRefused
 
 PATIENCE = 10.0  # seconds during which a server that is away is asked again
@@ -152,8 +152,14 @@ class Cluster:
         return bool(answer["status"].get("allowed"))
 
 
-def refusal(error: ApiRefused) -> NoRight | ApiRefused:
-    """`NoRight` for a refusal by the cluster's roles, else the refusal itself."""
+def refusal(error: ApiRefused) -> NoRight | ApiRefused | Unauthenticated:
+    """`NoRight` for a refusal by the cluster's roles, `Unauthenticated` for a login it does not know, else the refusal itself."""
+    if error.status == 401:
+        return Unauthenticated(
+            "The cluster does not know who asks",
+            why=error.message,
+            remedy="Log in to it anew: the token or certificate of the kubeconfig is wrong or has expired",
+        )
     found = re.search(
         r'cannot (\w+) resource "([^"]+)" in API group "[^"]*" (?:in the namespace "([^"]+)"|at the cluster scope)',
         error.message,

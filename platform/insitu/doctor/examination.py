@@ -92,7 +92,8 @@ def examine(
     except NoRight as error:
         workloads = []
         yield Finding("release", NOTE, f"not checked: {error}", "Let somebody look who has it, or ask for it")
-    if wishes.before or (not workloads and known is None):
+    there = workloads or (known is not None and known["status"] != "uninstalled")
+    if wishes.before or not there:
         if given is None and known is None:
             yield Finding(
                 "values", NOTE, "the chart's defaults, as no values are given", "Name the site's values by --values"

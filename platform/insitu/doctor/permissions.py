@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .cluster import Cluster
-from .finding import BAD, NOTE, OK, Finding
+from .finding import BAD, OK, Finding
 from .values import SiteValues
 
 CHANGE = ("create", "get", "patch", "delete")  # helm install, upgrade and uninstall
@@ -115,7 +115,7 @@ def check(cluster: Cluster, values: SiteValues) -> Iterator[Finding]:
                 f"in {namespace} you may not "
                 + "; nor ".join(f"{verbs}: {', '.join(resources)}" for verbs, resources in lacking.items()),
                 "Ask the cluster's owner for the role `admin` in this namespace: kubectl create rolebinding"
-                f" -n {namespace} --clusterrole=admin ...; what is still missing then, for a role of its own",
+                f" -n {namespace} --clusterrole=admin ...; for what that role lacks, ask for one of its own",
             )  # fmt: skip
         else:
             yield Finding("rights", OK, f"you may make everything that the chart makes in {namespace}")
@@ -154,4 +154,6 @@ def _without_namespace(cluster: Cluster, values: SiteValues) -> Iterator[Finding
                 " `kubectl get endpointslices -n default kubernetes`",
             )  # fmt: skip
     if not made and values["networkPolicy.apiServer.cidrs"]:
-        yield Finding("rights", NOTE, "none is needed: the cluster's owner makes what has no namespace")
+        yield Finding(
+            "rights", OK, "none is needed outside the two namespaces: the cluster's owner makes what has none"
+        )

@@ -18,7 +18,7 @@ from .trial import NoPlace, Problem, Trial, container_state, ended, homeless, pu
 from .values import Image, SiteValues
 
 IMAGE_SECONDS = 600.0  # for all of them
-POD_SECONDS = 90.0  # for a program whose image is there
+POD_SECONDS = 180.0  # for a program whose image is there
 
 
 def check(cluster: Cluster, values: SiteValues, *, image_seconds: float = IMAGE_SECONDS) -> Iterator[Finding]:

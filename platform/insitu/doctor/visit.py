@@ -17,7 +17,7 @@ from .finding import BAD, NOTE, OK, Finding
 from .trial import Trial, ended, homeless, pull_failure
 from .values import SiteValues
 
-SECONDS = 240.0
+SECONDS = 400.0
 RUN_SECONDS = 900.0
 TOKEN = "INSITU_TOKEN"  # noqa: S105  # the name of the variable
 STATES = {"ok": OK, "degraded": NOTE, "away": BAD}

@@ -350,6 +350,19 @@ def test_a_visit_that_failed_in_one_step_tells_the_others_too() -> None:
     }  # fmt: skip
 
 
+def test_a_token_that_could_not_take_the_study_away_again_is_no_fault_of_the_platform() -> None:
+    well = {"ready": {"found": {}}, "echo": {"found": ""}, "gateway": {"found": ""}}
+    for token in ({"found": "the platform refuses the token (401)"}, {"failed": "the api does not answer"}):
+        *_, finding = visit.judge({**well, "token": token}, token=True, run="ct-tissue")
+        assert (finding.check, finding.state) == ("round trip", "note")
+        assert finding.says.startswith("not checked: the ")
+    stored = {"stored": 0.2, "found": 0.1, "fetched": 0.1, "removed": 0.1}
+    more = {"token": {"found": ""}, "round trip": {"found": stored}, "run": {"failed": "the run x failed: no output"}}
+    *_, trip, run = visit.judge({**well, **more}, token=True, run="ct-tissue")
+    assert (trip.state, run.state) == ("ok", "bad")
+    assert "no output" in run.says
+
+
 @pytest.mark.parametrize(("limits", "state"), [({"a": 4096}, "ok"), ({"a": 4096, "b": -1}, "note"), ({"a": 0}, "note")])
 def test_nodes_without_a_limit_of_processes_are_named(limits: dict[str, int], state: str) -> None:
     assert nodes.pids_finding(limits).state == state
