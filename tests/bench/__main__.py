@@ -14,6 +14,7 @@ MEASUREMENTS = (
     "bench_store",
     "bench_receive",
     "bench_run",
+    "bench_fairness",
     "bench_cluster",
 )
 
