@@ -22,11 +22,23 @@ from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINES = ("docker", "podman", "buildah")
-# What dates the files of the layers: not the last commit, so that the large layers are the same in every version with the same locks.
-DATED_BY = (
-    *(f"requirements/{name}.txt" for name in ("uv", "platform", "airflow")),
-    *(f"docker/{name}" for name in ("platform", "airflow", "object-store", "enrol.py", "slim.py")),
-)
+# What an image's large layers are made from, which dates its files: not the last commit, so that they are the same in every version with
+# the same locks, and nothing of another image, so that layers of an earlier build with the same content have the same dates.
+DATED_BY = {
+    "platform": (
+        *(f"requirements/{name}.txt" for name in ("uv", "platform")),
+        "docker/platform",
+        "docker/enrol.py",
+        "docker/slim.py",
+    ),
+    "airflow": (
+        *(f"requirements/{name}.txt" for name in ("uv", "airflow")),
+        "docker/airflow",
+        "docker/enrol.py",
+        "docker/slim.py",
+    ),
+    "object-store": ("docker/object-store",),
+}
 SECRETS = {"pip": "PIP_CONFIG_FILE", "uv": "UV_CONFIG_FILE", "ca": "CA_FILE"}
 
 
@@ -99,9 +111,11 @@ def version() -> str:
     return os.environ.get("VERSION") or str(project["version"])
 
 
-def epoch() -> str:
-    """Seconds since 1970 that date the layers: SOURCE_DATE_EPOCH, or the last change of what the large layers are made from."""
-    return os.environ.get("SOURCE_DATE_EPOCH") or git("log", "-1", "--format=%ct", "--", *DATED_BY) or "0"
+def epoch(name: str) -> str:
+    """Seconds since 1970 that date an image's layers: SOURCE_DATE_EPOCH, or the last change of what the large ones are made from."""
+    package = (f"extensions/{name}/Dockerfile", f"extensions/{name}/requirements.txt")
+    changed = git("log", "-1", "--format=%ct", "--", *DATED_BY.get(name, package))
+    return os.environ.get("SOURCE_DATE_EPOCH") or changed or "0"
 
 
 def reference(name: str) -> str:
@@ -115,8 +129,8 @@ def command(program: str, name: str) -> list[str]:
     dockerfile, context = sources()[name]
     line = {
         "docker": ["docker", "buildx", "build", "--output", "type=docker,rewrite-timestamp=true"],
-        "podman": ["podman", "build", "--layers", "--timestamp", epoch()],
-        "buildah": ["buildah", "build", "--layers", "--timestamp", epoch()],
+        "podman": ["podman", "build", "--layers", "--timestamp", epoch(name)],
+        "buildah": ["buildah", "build", "--layers", "--timestamp", epoch(name)],
     }[program]
     line = [*line, "--network", "host", "--file", str(dockerfile), "--tag", reference(name)]
     arguments = {"VERSION": version(), "REVISION": revision(), "SOURCE": os.environ.get("SOURCE", "")}
@@ -140,7 +154,7 @@ def build(program: str, name: str, quiet: bool) -> Image:
         fail("the image viewer is not there yet, and the platform's image carries it: `make viewer`")
     outcome = subprocess.run(
         command(program, name),
-        env=os.environ | {"SOURCE_DATE_EPOCH": epoch()},
+        env=os.environ | {"SOURCE_DATE_EPOCH": epoch(name)},
         stdout=subprocess.PIPE if quiet else sys.stderr,
         stderr=subprocess.STDOUT if quiet else None,
         text=True,

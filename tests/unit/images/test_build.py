@@ -88,3 +88,24 @@ def test_a_dockerfile_ends_as_a_numeric_user_with_labels_and_takes_any_base(dock
     for line in lines:
         if line.startswith("FROM "):
             assert line.split()[1] in {"${BASE_IMAGE}", "${GO_IMAGE}", "scratch", "uv"}, line
+
+
+def test_an_image_is_dated_by_what_it_is_made_from_alone(tmp_path: Path) -> None:
+    """Else a change of one image's lock would make new layers of all."""
+    outcome = build(tmp_path, {"buildah": ANSWERS}, "airflow", "ct-tissue")
+    assert outcome.returncode == 0, outcome.stderr
+    parts = {
+        "airflow": [
+            "requirements/uv.txt",
+            "requirements/airflow.txt",
+            "docker/airflow",
+            "docker/enrol.py",
+            "docker/slim.py",
+        ],
+        "ct-tissue": ["extensions/ct-tissue/Dockerfile", "extensions/ct-tissue/requirements.txt"],
+    }
+    told = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("build ")]
+    for (name, paths), line in zip(parts.items(), told, strict=True):
+        log = ["git", "-C", str(ROOT), "log", "-1", "--format=%ct", "--", *paths]
+        changed = subprocess.run(log, capture_output=True, text=True, check=True).stdout.strip()
+        assert f"--timestamp {changed or '0'} " in line, name
