@@ -109,8 +109,8 @@ def test_who_logs_in_at_one_api_is_known_and_forgotten_by_the_other(replicas: Re
 def test_a_receiver_and_a_dispatcher_die_during_a_push_and_what_was_acknowledged_is_there_once(
     replicas: ReplicatedSite, tmp_path: Path
 ) -> None:
-    sent = phantom(tmp_path, slices=400)
-    _, senders = pushes(replicas, sent.files, RULED, pause=0.05)
+    sent = phantom(tmp_path, slices=240)
+    _, senders = pushes(replicas, sent.files, RULED, pause=0.2)
     for push in senders:
         push.until(20)
     replicas.kill_pod(replicas.busiest_receiver())
@@ -130,8 +130,8 @@ def test_a_receiver_and_a_dispatcher_die_during_a_push_and_what_was_acknowledged
 def test_an_object_store_that_is_away_under_load_loses_nothing_acknowledged(
     replicas: ReplicatedSite, tmp_path: Path
 ) -> None:
-    sent = phantom(tmp_path, slices=400)
-    _, senders = pushes(replicas, sent.files, RULED, pause=0.1)
+    sent = phantom(tmp_path, slices=240)
+    _, senders = pushes(replicas, sent.files, RULED, pause=0.2)
     for push in senders:
         push.until(10)
     replicas.namespace.kubectl("scale", "statefulset", "insitu-object-store", "--replicas=0")
@@ -153,8 +153,8 @@ def test_an_object_store_that_is_away_under_load_loses_nothing_acknowledged(
 def test_a_database_pod_that_is_deleted_during_a_push_loses_nothing_acknowledged(
     replicas: ReplicatedSite, tmp_path: Path
 ) -> None:
-    sent = phantom(tmp_path, slices=300)
-    _, senders = pushes(replicas, sent.files, RULED, pause=0.1)
+    sent = phantom(tmp_path, slices=200)
+    _, senders = pushes(replicas, sent.files, RULED, pause=0.2)
     for push in senders:
         push.until(10)
     replicas.kill_pod("insitu-database-0")
