@@ -85,14 +85,12 @@ def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
     return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
 
 
-@pytest.mark.timeout(2400)
 def test_helm_test_passes(release: Release) -> None:
     said = release.helm("test", "--logs", "--timeout", "300s")
     assert said.count("ok ") >= 4
     assert "FAILED" not in said
 
 
-@pytest.mark.timeout(2400)
 def test_every_container_is_of_an_image_of_the_bundle_by_its_digest(
     cluster: Cluster, release: Release, bundle: Path, place: str
 ) -> None:
@@ -102,7 +100,6 @@ def test_every_container_is_of_an_image_of_the_bundle_by_its_digest(
     assert used == {image for image in of_bundle if not re.search(r"-tissue@", image)}
 
 
-@pytest.mark.timeout(2400)
 def test_the_nodes_had_none_of_them_and_took_them_from_the_registry(
     release: Release, place: str, cluster: Cluster
 ) -> None:
@@ -112,7 +109,6 @@ def test_the_nodes_had_none_of_them_and_took_them_from_the_registry(
     assert {found[1] for found in map(pattern.match, said) if found} == {"platform", "airflow", "object-store"}
 
 
-@pytest.mark.timeout(2400)
 def test_an_algorithm_of_the_bundle_may_run(release: Release, bundle: Path) -> None:
     image = yaml.safe_load((bundle / "values.registry.yaml").read_text())["algorithms"]["images"]["ct-tissue"]
     assert image.endswith(f"/insitu/ct-tissue@{digests(bundle)['ct-tissue']}")

@@ -118,7 +118,7 @@ def test_an_image_is_no_larger_than_it_may_be(name: str) -> None:
     assert bytes_unpacked < LARGEST[name], f"{name} has {bytes_unpacked / 1e6:.0f} MB unpacked"
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.slow
 def test_a_second_build_gives_the_same_files(name: str) -> None:
     reference = built.tagged(name)
     again = f"insitu/{name}:again"
@@ -132,7 +132,6 @@ def test_a_second_build_gives_the_same_files(name: str) -> None:
         built.store("buildah", "rmi", f"localhost/{again}")
 
 
-@pytest.mark.timeout(900)
 def test_a_change_of_code_leaves_the_large_layer_as_it_is(tmp_path: Path) -> None:
     built.archive("platform")
     before = built.inspect(built.tagged("platform"))["rootfs"]["diff_ids"]

@@ -35,8 +35,6 @@ from .cluster import Cluster, Namespace
 from .launching import Ground, self_contained
 from .site import ClusterSite
 
-pytestmark = pytest.mark.timeout(900)
-
 OPEN: dict[str, str] = {}  # no Pod Security
 OBJECT = {"type": "object"}
 PARAMETERS = {

@@ -15,7 +15,7 @@ from ..contract.conftest import PATIENCE, Job
 from .launching import Ground
 from .test_outcomes import algorithm_runs, pod_of, told
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("place")]
+pytestmark = pytest.mark.usefixtures("place")
 
 
 @pytest.fixture
