@@ -83,8 +83,8 @@ unit: setup-tests ## Tests without the whole platform
 system: setup-tests ## Tests of the whole platform with a real Airflow
 	$(BIN)/pytest tests/system tests/web
 
-test: setup-tests lint ## All tests but slow proofs, by WORKERS= processes; those on a cluster where there is one
-	$(BIN)/pytest tests --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder --durations=30 -m 'not slow'
+test: setup-tests lint ## All tests but those on a cluster, by WORKERS= processes
+	$(BIN)/pytest tests --ignore=tests/cluster --numprocesses=$(WORKERS) --dist=loadscope --no-loadscope-reorder --durations=30
 
 cluster: setup-tests ## Tests on a Kubernetes cluster (docs/images.md says which)
 	$(BIN)/pytest tests/cluster

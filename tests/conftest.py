@@ -8,6 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -25,21 +26,28 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SkipReport(), "skip-report")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, give each file to one of them, and each folder whose tests share a platform.
+def group(file: str) -> str:
+    """What must run in one process with the tests of a file: the file itself, or all of a folder whose tests share a platform."""
+    folder = file.removeprefix("tests/").partition("/")[0]
+    return folder if folder in SHARE_A_PLATFORM else file
 
-    Those folders come first: they are what the others wait for at the end.
-    """
-    if not getattr(config.option, "loadgroup", False):
-        return
-    here = Path(__file__).parent
-    groups = {}
-    for item in items:
-        parts = item.path.relative_to(here).parts
-        groups[item] = parts[0] if parts[0] in SHARE_A_PLATFORM else "/".join(parts)
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
-    items.sort(key=lambda item: groups[item] not in SHARE_A_PLATFORM)
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where processes share the tests, begin with those folders: they are what the others wait for at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: group(item.nodeid.partition("::")[0]) not in SHARE_A_PLATFORM)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share the tests by group."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid.partition("::")[0])
+
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session")
