@@ -67,13 +67,21 @@ def become(request: dict[str, Any]) -> None:
 def end() -> None:
     """Kill everything that was started and lives, with all below it; it may stand still."""
     for _ in range(100):
-        mine = [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+        mine = [child for child in psutil.Process().children(recursive=True) if lives(child)]
         if not mine:
             return
         for process in mine:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         time.sleep(0.02)
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process has not ended; it may do so between two questions about it."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def unmount(folder: str) -> None:

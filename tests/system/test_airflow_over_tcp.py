@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -120,15 +121,18 @@ def until(condition: Callable[[], bool], found: Cluster) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A PostgreSQL server over TCP."""
-    made = ServerProcess(tmp_path / "database" / "home")
+def server() -> Iterator[ServerProcess]:
+    """A PostgreSQL server over TCP, in a folder with a short name: it has a unix socket too."""
+    folder = Path(tempfile.mkdtemp(prefix="insitu-tcp-"))
+    folder.chmod(0o755)  # as root, PostgreSQL's user must be able to search it
+    made = ServerProcess(folder / "home")
     try:
         made.start()
         yield made
     finally:
         if made.process is not None and made.process.poll() is None:
             made.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_airflow_becomes_healthy_over_tcp_and_begins_a_task(server: ServerProcess, tmp_path: Path) -> None:

@@ -96,8 +96,9 @@ def cluster_scoped(values: SiteValues) -> dict[str, str]:
     if values["admissionPolicy.create"]:
         found["ValidatingAdmissionPolicy"] = "admissionPolicy.create: false"
         found["ValidatingAdmissionPolicyBinding"] = "admissionPolicy.create: false"
-    if values["priorityClass.create"]:
-        found["PriorityClass"] = "priorityClass.create: false"
+    classes = [key for key in ("priorityClass.create", "priorityClass.trainings.create") if values[key]]
+    if classes:
+        found["PriorityClass"] = ", ".join(f"{key}: false" for key in classes)
     return found
 
 

@@ -110,12 +110,12 @@ def converse(archive: Archive, state: str, sent: bytes) -> list[str]:
 @given(state=st.sampled_from(STATES), sent=hostile_bytes())
 def test_every_association_ends_and_the_next_is_served(archive: Archive, state: str, sent: bytes) -> None:
     said: list[logging.LogRecord] = []
-    handler = logging.Handler(logging.INFO)
+    handler = logging.Handler(logging.DEBUG)  # who sends nothing is told at this level
     handler.emit = said.append  # type: ignore[method-assign]
     logger = logging.getLogger("insitu.receiver")
     logger.addHandler(handler)
     before = logger.level
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     try:
         answers = converse(archive, state, sent)
         assert [record.getMessage() for record in said if record.exc_info] == []
