@@ -55,15 +55,11 @@ def test_a_pushed_study_comes_back_as_seg_and_sr_with_the_right_volume(ready: Cl
         assert pydicom.dcmread(file).StudyInstanceUID == sent.study
         judged = subprocess.run(["dciodvfy", str(file)], capture_output=True, text=True, check=False)
         assert not [line for line in (judged.stdout + judged.stderr).splitlines() if line.startswith("Error")]
-    ready.until(  # the results are there before the pod has ended
-        "the end of its one Job",
-        lambda: ready.jobs(run["execution"]),
-        lambda jobs: [job["status"].get("succeeded") for job in jobs] == [1],
-    )
-    # Kubernetes itself must be let tidy up: its Job controller changes the pods that it has counted.
+    # The launcher removes the Job; Kubernetes must be let tidy up after it, as its Job controller changes pods that it has counted.
     chosen = ("-l", f"{EXECUTION}={run['execution']}")
-    ready.algorithms.kubectl("delete", "job", *chosen)
-    ready.until("the end of its pod", lambda: ready.algorithms.get("pods", *chosen)["items"], lambda pods: not pods)
+    ready.until(
+        "the end of Job and pod", lambda: ready.algorithms.get("jobs,pods", *chosen)["items"], lambda left: not left
+    )
     print(json.dumps(run["waterfall"]))
 
 
@@ -82,10 +78,18 @@ def test_a_run_survives_the_death_of_the_scheduler_and_the_same_job_is_followed_
     (job,) = ready.jobs(execution)
     (scheduler,) = ready.pods("airflow-scheduler")
     ready.namespace.kubectl("delete", "pod", scheduler["metadata"]["name"], "--grace-period=0", "--force")
+    seen = set()
+
+    def ended() -> bool:
+        seen.update(item["metadata"]["uid"] for item in ready.jobs(execution))
+        return str(ready.get(f"/api/v1/runs/{execution}")["state"]) in ("succeeded", "failed")
+
+    ready.until("the end of the run", ended, bool)
     run = ready.finished(execution)
     assert run["state"] == "succeeded", run["reason"]
-    (after,) = ready.jobs(execution)
-    assert after["metadata"]["uid"] == job["metadata"]["uid"]
+    assert seen == {job["metadata"]["uid"]}
+    log = ready.http.get(f"/api/v1/runs/{execution}/log", params={"step": "algorithm"}).text
+    assert log.count("started") == 1
     assert [result["kind"] for result in run["results"]].count("SEG") == 1
     (another,) = ready.pods("airflow-scheduler")
     assert another["metadata"]["uid"] != scheduler["metadata"]["uid"]
