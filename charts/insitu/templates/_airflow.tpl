@@ -33,7 +33,8 @@ a folder in memory; so only that container sees the secrets it is made of.
     - python
     - -c
     - |
-      {{- .Files.Get "files/airflow_after_database.py" | nindent 6 }}
+      {{- .Files.Get "files/airflow_database.py" | nindent 6 }}
+    - wait
     - --schema
     - db
     - check-migrations
