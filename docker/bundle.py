@@ -153,7 +153,8 @@ def add_documents(folder: Path, version: str, chart: Path) -> None:
         ROOT / "docs", folder / "docs", ignore=lambda _, names: [n for n in names if n.endswith(".py") or n[0] in "._"]
     )
     shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE")
-    shutil.copyfile(ROOT / "docker" / "load.py", folder / "load.py")
+    for program in ("load.py", "registry.py"):
+        shutil.copyfile(ROOT / "docker" / program, folder / program)
     shutil.copyfile(ROOT / "docker" / "load.sh", folder / "load")
     (folder / "load").chmod(0o755)
     text = README.format(version=version, revision=build.revision(), chart=chart.name)

@@ -1,6 +1,6 @@
 """Images as files, in the layout that the OCI image specification gives: brought out of an engine's store, checked, kept each blob once.
 
-Not here: how images are built (build.py), what is in them (bill.py), and sending them to a registry (load.py).
+Not here: how images are built (build.py), what is in them (bill.py), and sending them to a registry (load.py, registry.py).
 """
 
 from __future__ import annotations

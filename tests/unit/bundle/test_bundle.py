@@ -42,7 +42,16 @@ def test_it_is_the_same_byte_for_byte_and_holds_what_a_site_needs(
     assert checked.returncode == 0, checked.stderr
     summed = {line.split("  ")[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
     assert summed == {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {"SHA256SUMS"}
-    assert {"LICENSE", "README.md", "images.json", "load", "load.py", "sbom.cdx.json", "docs/offline.md"} <= summed
+    assert {
+        "LICENSE",
+        "README.md",
+        "images.json",
+        "load",
+        "load.py",
+        "registry.py",
+        "sbom.cdx.json",
+        "docs/offline.md",
+    } <= summed
     assert os.access(folder / "load", os.X_OK)
     # The base is there once: three layers, two configurations, two manifests
     assert len(list((folder / "images" / "blobs" / "sha256").iterdir())) == 7

@@ -229,8 +229,8 @@ def test_a_login_by_token_asks_for_what_it_needs_and_sends_the_password_to_nobod
 
 def test_an_upload_stays_with_tls_where_the_registry_does_not_know_of_it(bundle: Path, tmp_path: Path) -> None:
     """A registry behind a proxy that ends TLS may answer with an address without it."""
-    namespace: dict[str, Any] = {"__file__": str(bundle / "load.py"), "__name__": "loader"}
-    exec(compile((bundle / "load.py").read_text(), "load.py", "exec"), namespace)  # noqa: S102 - the program under test
+    namespace: dict[str, Any] = {"__name__": "registry"}
+    exec(compile((bundle / "registry.py").read_text(), "registry.py", "exec"), namespace)  # noqa: S102 - the program under test
     own = namespace["Registry"]("registry.hospital.example", ssl.create_default_context(), None)._own
     assert (
         own("http://registry.hospital.example/v2/x/uploads/1?a=b")
@@ -264,12 +264,13 @@ def test_a_bundle_on_something_read_only_says_where_the_values_could_go(
     assert registry.manifests("insitu/platform") == set()
 
 
-def test_the_loader_is_written_for_python_3_9() -> None:
+@pytest.mark.parametrize("program", ["load.py", "registry.py"])
+def test_the_loader_is_written_for_python_3_9(program: str) -> None:
     """What a hospital's machine has; only syntax is looked at, and which modules."""
-    tree = ast.parse((ROOT / "docker" / "load.py").read_text(), feature_version=(3, 9))
-    modules = {
-        name.name.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
-    }
-    assert modules <= {
-        "argparse", "base64", "getpass", "hashlib", "http", "json", "os", "re", "ssl", "sys", "time", "urllib",
+    tree = ast.parse((ROOT / "docker" / program).read_text(), feature_version=(3, 9))
+    named = [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
+    named += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert {name.partition(".")[0] for name in named} <= {
+        "__future__", "argparse", "base64", "getpass", "hashlib", "http", "json", "os", "pathlib", "re", "registry", "ssl", "sys",
+        "time", "typing", "urllib",
     }  # fmt: skip
